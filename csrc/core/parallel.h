@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tasks on torch's own OpenMP threads. What a task computes depends on its number alone, never on the
+// thread or the number of threads: results are the same bits for any thread count.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace flexor {
+
+using Task = void (*)(void* context, int64_t task);
+
+void parallel_for_raw(int64_t tasks, Task task, void* context);
+
+// A buffer of this thread, 64-byte aligned, kept between calls, not zeroed. One user at a time a thread.
+void* thread_workspace(size_t bytes);
+
+int max_threads();
+
+}  // namespace flexor

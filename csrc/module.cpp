@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Table of contents of flexor._C.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+
+#include "core/cpu.h"
+#include "core/parallel.h"
+
+namespace py = pybind11;
+
+namespace flexor {
+void register_deform(py::module_& m);
+}
+
+PYBIND11_MODULE(_C, m) {
+  using namespace flexor;
+  if (const char* forced = std::getenv("FLEXOR_CPU"); forced != nullptr && *forced != '\0') set_active_isa(forced);
+
+  m.def("available_isas", &available_isas);
+  m.def("active_isa", [] { return isa_name(active_isa()); });
+  m.def("set_isa", &set_active_isa);
+  m.def("cpu_features", &cpu_features);
+  m.def("max_threads", &max_threads);
+  m.def("build_info", [] {
+    py::dict info;
+    info["version"] = FLEXOR_VERSION;
+    info["compiler"] = __VERSION__;
+    info["openmp"] = _OPENMP;
+    return info;
+  });
+  register_deform(m);
+}
