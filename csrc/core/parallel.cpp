@@ -43,14 +43,21 @@ struct Workspace {
 thread_local Workspace workspace;
 }  // namespace
 
+void* allocate(size_t bytes) {
+  void* data = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  if (data == nullptr) throw std::bad_alloc();
+  return data;
+}
+
+void release(void* data) { std::free(data); }
+
 void* thread_workspace(size_t bytes) {
   if (bytes > workspace.bytes) {
     std::free(workspace.data);
+    workspace.data = nullptr;
     workspace.bytes = 0;
-    const size_t rounded = (bytes + 4095) / 4096 * 4096;
-    workspace.data = std::aligned_alloc(64, rounded);
-    if (workspace.data == nullptr) throw std::bad_alloc();
-    workspace.bytes = rounded;
+    workspace.data = allocate(bytes);
+    workspace.bytes = bytes;
   }
   return workspace.data;
 }

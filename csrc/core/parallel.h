@@ -16,4 +16,21 @@ void* thread_workspace(size_t bytes);
 
 int max_threads();
 
+void* allocate(size_t bytes);  // 64-byte aligned; throws std::bad_alloc
+void release(void* data);
+
+// A buffer of one call, shared by its threads.
+class SharedBuffer {
+ public:
+  explicit SharedBuffer(size_t bytes) : data_(bytes == 0 ? nullptr : allocate(bytes)) {}
+  ~SharedBuffer() { release(data_); }
+  SharedBuffer(const SharedBuffer&) = delete;
+  SharedBuffer& operator=(const SharedBuffer&) = delete;
+  template <class T>
+  T* as() const { return static_cast<T*>(data_); }
+
+ private:
+  void* data_;
+};
+
 }  // namespace flexor

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Columns from packed input: a vector of channels at a time where a segment has several, a vector of
+// pixels at a time where it has few.
+#pragma once
+#include "deform/sampling.h"
+
+namespace flexor::FLEXOR_ISA {
+
+// Step `k` of a tile's blocked columns, first pixel.
+template <class T>
+FLEXOR_INLINE T* column_at(T* columns, int64_t rows, int64_t k) {
+  return columns + k / kBlock * (rows * kBlock) + k % kBlock;
+}
+
+template <class T, int N>
+FLEXOR_INLINE void sample_lanes(const T* source, int64_t row, const Plan<T>& plan, int64_t rows, T* column) {
+  constexpr int L = N < kLanes<T> ? N : kLanes<T>;
+  using V = Vec<T, L>;
+  for (int64_t i = 0; i < rows; ++i) {
+    const T* top = source + static_cast<int64_t>(plan.corner[i]) * N;
+    const T* bottom = top + row;
+    const V w00 = splat<V>(plan.w00[i]), w01 = splat<V>(plan.w01[i]);
+    const V w10 = splat<V>(plan.w10[i]), w11 = splat<V>(plan.w11[i]);
+    unroll<N / L>([&](auto j) __attribute__((always_inline)) {
+      const V upper = w00 * load<V>(top + j * L) + w01 * load<V>(top + N + j * L);
+      store(column + i * kBlock + j * L, upper + (w10 * load<V>(bottom + j * L) + w11 * load<V>(bottom + N + j * L)));
+    });
+  }
+}
+
+// The pair (p[corner], p[corner + 1]) for a vector of corners, apart.
+template <class T>
+FLEXOR_INLINE void gather_pairs(const T* p, const int32_t* corner, Vec<T>* left, Vec<T>* right) {
+  Vec<T> a{}, b{};
+  for (int i = 0; i < kLanes<T>; ++i) a[i] = p[corner[i]], b[i] = p[corner[i] + 1];
+  *left = a, *right = b;
+}
+
+#if FLEXOR_ISA_avx512
+// Half the gathered elements: 64 bits take both neighbours.
+template <>
+FLEXOR_INLINE void gather_pairs<float>(const float* p, const int32_t* corner, Vec<float>* left, Vec<float>* right) {
+  const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(corner));
+  const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(corner + 8));
+  const __m512 a = _mm512_castpd_ps(_mm512_i32gather_pd(first, p, 4));
+  const __m512 b = _mm512_castpd_ps(_mm512_i32gather_pd(second, p, 4));
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  *left = reinterpret_cast<Vec<float>>(_mm512_permutex2var_ps(a, even, b));
+  *right = reinterpret_cast<Vec<float>>(_mm512_permutex2var_ps(a, odd, b));
+}
+#elif FLEXOR_ISA_avx2
+template <>
+FLEXOR_INLINE void gather_pairs<float>(const float* p, const int32_t* corner, Vec<float>* left, Vec<float>* right) {
+  const double* base = reinterpret_cast<const double*>(p);
+  const __m256d a = _mm256_i32gather_pd(base, _mm_loadu_si128(reinterpret_cast<const __m128i*>(corner)), 4);
+  const __m256d b = _mm256_i32gather_pd(base, _mm_loadu_si128(reinterpret_cast<const __m128i*>(corner + 4)), 4);
+  const __m256d low = _mm256_permute2f128_pd(a, b, 0x20), high = _mm256_permute2f128_pd(a, b, 0x31);
+  *left = reinterpret_cast<Vec<float>>(_mm256_shuffle_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high), 0x88));
+  *right = reinterpret_cast<Vec<float>>(_mm256_shuffle_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high), 0xdd));
+}
+#endif
+
+template <class T>
+inline void sample_pixels(const T* source, int64_t row, const Plan<T>& plan, int64_t rows, T* column) {
+  using V = Vec<T>;
+  for (int64_t i = 0; i < rows; i += kLanes<T>) {
+    V v00, v01, v10, v11;
+    gather_pairs(source, plan.corner + i, &v00, &v01);
+    gather_pairs(source + row, plan.corner + i, &v10, &v11);
+    const V upper = load<V>(plan.w00 + i) * v00 + load<V>(plan.w01 + i) * v01;
+    store(column + i, upper + (load<V>(plan.w10 + i) * v10 + load<V>(plan.w11 + i) * v11));
+  }
+}
+
+// All taps of unit `u` of the columns.
+template <class T>
+inline void sample_unit(const Geometry& g, const T* source, T* plans, int64_t rows, int64_t u, T* columns) {
+  const int64_t row = g.padded_width * g.lanes;
+  for (int64_t tap = 0; tap < g.taps; ++tap) {
+    const Plan<T> plan(plans, tap, rows);
+    const int64_t k = (u * g.taps + tap) * g.lanes;
+    switch (g.lanes) {
+      case 16: sample_lanes<T, 16>(source, row, plan, rows, column_at(columns, rows, k)); break;
+      case 8: sample_lanes<T, 8>(source, row, plan, rows, column_at(columns, rows, k)); break;
+      case 4: sample_lanes<T, 4>(source, row, plan, rows, column_at(columns, rows, k)); break;
+      default: sample_pixels(source, row, plan, rows, columns + k * rows); break;
+    }
+  }
+}
+
+// Steps [from, 16) of one block of the columns.
+template <class T>
+inline void clear_block_tail(T* block, int64_t rows, int64_t from) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t k = from; k < kBlock; ++k) block[i * kBlock + k] = T(0);
+}
+
+// gemm_micro of a height known at run time, 1 to kTallRows, three vectors wide.
+template <class T, class A, class B, class C>
+inline void gemm_tall(int height, int64_t depth, A a, B b, C c, bool add) {
+  switch (height) {
+    case 1: return gemm_micro<T, 1, 3>(depth, a, b, c, add);
+    case 2: return gemm_micro<T, 2, 3>(depth, a, b, c, add);
+    case 3: return gemm_micro<T, 3, 3>(depth, a, b, c, add);
+#if FLEXOR_ISA_avx512
+    case 4: return gemm_micro<T, 4, 3>(depth, a, b, c, add);
+    case 5: return gemm_micro<T, 5, 3>(depth, a, b, c, add);
+    case 6: return gemm_micro<T, 6, 3>(depth, a, b, c, add);
+    case 7: return gemm_micro<T, 7, 3>(depth, a, b, c, add);
+#endif
+    default: return gemm_micro<T, kTallRows, 3>(depth, a, b, c, add);
+  }
+}
+
+// The weights as [output][channel][tap] in the dtype that is computed in.
+template <class T>
+inline void copy_weights_to(const DeformConv2dParams& p, const Geometry& g, T* dst) {
+  const TensorView& w = p.weight;
+  for (int64_t o = 0; o < g.out_channels; ++o)
+    for (int64_t c = 0; c < g.group_channels; ++c)
+      for (int64_t i = 0; i < g.kernel_h; ++i, dst += g.kernel_w)
+        load_row(dst, w, o * w.stride[0] + c * w.stride[1] + i * w.stride[2], w.stride[3], g.kernel_w);
+}
+
+}  // namespace flexor::FLEXOR_ISA
