@@ -1,0 +1,527 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients of the deformable convolution in Triton; the method is in the docstring of `deform_conv2d`."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from ._common import (
+    ImageGradient,
+    bilinear_cell,
+    cell_corners,
+    cell_weights,
+    compute_type,
+    index_type,
+    largest_finite,
+    load_corners,
+    on_channels,
+    on_device,
+    on_pixels,
+    pixel_axis,
+    pixel_block,
+    scatter_add,
+    strides,
+)
+from ._deform_conv2d_shared import (
+    BUSY_GRID,
+    Lanes,
+    Shape,
+    check_supported,
+    checked_grid,
+    dot_precision,
+    pack_weight,
+    pair_lanes,
+    sample_position,
+)
+
+
+@triton.jit
+def sum_pairs(tile, PIXEL_AXIS: tl.constexpr, BLOCK_M: tl.constexpr, LANES: tl.constexpr, PAIRS: tl.constexpr):
+    """Sums a tile over the channels of each pair."""
+    if PIXEL_AXIS == 0:
+        sums = tl.sum(tl.reshape(tile, (BLOCK_M, PAIRS, LANES)), axis=2)
+    else:
+        sums = tl.sum(tl.reshape(tile, (PAIRS, LANES, BLOCK_M)), axis=1)
+    return sums
+
+
+@triton.jit
+def deform_conv2d_bwd_sample_kernel(
+    grad_input,  # or None
+    grad_input_strides,
+    grad_input_flags,
+    fixed_point_scale,
+    grad_offset,  # or None
+    grad_offset_strides,
+    grad_mask,  # or None
+    grad_mask_strides,
+    grad_output,
+    grad_output_strides,
+    input,
+    input_strides,
+    offset,
+    offset_strides,
+    mask,
+    mask_strides,
+    weight,  # (channels, taps, padded_outputs)
+    height,
+    width,
+    pixels,
+    output_width,
+    m_blocks,
+    pair_blocks,
+    units,
+    unit_pairs,
+    padded_outputs,
+    stride,
+    padding,
+    dilation,
+    GROUP_CHANNELS: tl.constexpr,
+    GROUP_OUTPUTS: tl.constexpr,
+    OFFSET_GROUP_CHANNELS: tl.constexpr,
+    RUN: tl.constexpr,
+    TAPS: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    DENSE: tl.constexpr,  # every K tile lies in one convolution group
+    PIXEL_AXIS: tl.constexpr,
+    INDEX: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    LANES: tl.constexpr,
+    PAIRS: tl.constexpr,
+):
+    """Gradients of input, offset and mask. One program: BLOCK_M pixels of one image by PAIRS whole pairs
+    (offset group, tap), all channels of which it owns. A unit is a range of pairs that tiles do not cross:
+    a convolution group where several pairs share a tile and the dot is dense, else everything.
+    """
+    BLOCK_K: tl.constexpr = LANES * PAIRS
+    SEGMENT: tl.constexpr = RUN if DENSE and PAIRS == 1 else OFFSET_GROUP_CHANNELS
+    STEP: tl.constexpr = BLOCK_K if PAIRS == 1 else SEGMENT
+    program = tl.program_id(0)
+    m_block = program % m_blocks
+    pair_block = program // m_blocks % pair_blocks
+    unit = program // m_blocks // pair_blocks % units
+    image = (program // m_blocks // pair_blocks // units).to(tl.int64)
+    grad_output += image * grad_output_strides[0]
+    input += image * input_strides[0]
+    offset += image * offset_strides[0]
+    if mask is not None:
+        mask += image * mask_strides[0]
+    if grad_input is not None:
+        grad_input += image * grad_input_strides[0]
+        if fixed_point_scale is not None:
+            grad_input_flags += image * grad_input_strides[0]
+
+    row, column, in_output = pixel_block(m_block, pixels, output_width, INDEX, BLOCK_M)
+    row = on_pixels(row, PIXEL_AXIS)
+    column = on_pixels(column, PIXEL_AXIS)
+    in_output = on_pixels(in_output, PIXEL_AXIS)
+    out_pixel = row * grad_output_strides[2] + column * grad_output_strides[3]
+    lane = tl.arange(0, BLOCK_K)
+
+    in_unit = pair_lanes(pair_block * PAIRS, LANES, PAIRS)
+    pair_valid = in_unit < unit_pairs
+    pair = unit * unit_pairs + in_unit
+    tap = pair % TAPS
+    group = pair // TAPS
+    if PAIRS == 1:
+        y, x, m = sample_position(
+            offset, offset_strides, mask, mask_strides, row, column, in_output, group, tap,
+            stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
+        )  # fmt: skip
+    else:
+        y, x, m = sample_position(
+            offset, offset_strides, mask, mask_strides, row, column,
+            in_output & on_channels(pair_valid, PIXEL_AXIS),
+            on_channels(group, PIXEL_AXIS), on_channels(tap, PIXEL_AXIS),
+            stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
+        )  # fmt: skip
+    top, left, ly, lx, inside, scale = bilinear_cell(y, x, height, width, INDEX, True)
+    inside &= in_output
+    corners, exists = cell_corners(top, left, inside, height, width, input_strides[2], input_strides[3])
+    targets = corners
+    w = cell_weights(ly, lx, scale * m)
+    fixed_point = None
+    if grad_input is not None:
+        targets, _ = cell_corners(top, left, inside, height, width, grad_input_strides[2], grad_input_strides[3])
+        if fixed_point_scale is not None:
+            fixed_point = tl.load(fixed_point_scale)
+
+    if PIXEL_AXIS == 0:
+        s0 = tl.zeros((BLOCK_M, PAIRS), COMPUTE)
+    else:
+        s0 = tl.zeros((PAIRS, BLOCK_M), COMPUTE)
+    s1 = s0
+    s2 = s0
+    s3 = s0
+    for segment in range(0, OFFSET_GROUP_CHANNELS, SEGMENT):
+        for block in range(0, SEGMENT, STEP):
+            in_segment = block + lane % LANES
+            k_valid = (in_segment < SEGMENT) & pair_valid
+            channel = group * OFFSET_GROUP_CHANNELS + segment + in_segment
+            channel_tile = on_channels(channel.to(INDEX), PIXEL_AXIS)
+            k_valid_tile = on_channels(k_valid, PIXEL_AXIS)
+            weight_row = (channel.to(INDEX) * TAPS + tap) * padded_outputs
+            if PIXEL_AXIS == 0:
+                d_column = tl.zeros((BLOCK_M, BLOCK_K), COMPUTE)
+            else:
+                d_column = tl.zeros((BLOCK_K, BLOCK_M), COMPUTE)
+            if DENSE:
+                conv_group = unit
+                if PAIRS == 1:
+                    conv_group = (group * OFFSET_GROUP_CHANNELS + segment) // GROUP_CHANNELS
+                for first_out in range(0, GROUP_OUTPUTS, BLOCK_O):
+                    out = first_out + tl.arange(0, BLOCK_O)
+                    out_plane = (conv_group * GROUP_OUTPUTS + out).to(INDEX) * grad_output_strides[1]
+                    d_out = tl.load(
+                        grad_output + on_channels(out_plane, PIXEL_AXIS) + out_pixel,
+                        mask=in_output & on_channels(out < GROUP_OUTPUTS, PIXEL_AXIS),
+                        other=0.0,
+                    )
+                    weights = tl.load(
+                        weight + on_channels(weight_row, PIXEL_AXIS) + on_pixels(out, PIXEL_AXIS),
+                        mask=k_valid_tile & on_pixels(out < padded_outputs, PIXEL_AXIS),
+                        other=0.0,
+                    )
+                    if PIXEL_AXIS == 0:
+                        d_column = tl.dot(d_out, weights, d_column, input_precision=PRECISION, out_dtype=COMPUTE)
+                    else:
+                        d_column = tl.dot(weights, d_out, d_column, input_precision=PRECISION, out_dtype=COMPUTE)
+            else:
+                for out in range(0, GROUP_OUTPUTS):
+                    out_plane = (channel // GROUP_CHANNELS * GROUP_OUTPUTS + out).to(INDEX) * grad_output_strides[1]
+                    d_out = tl.load(
+                        grad_output + on_channels(out_plane, PIXEL_AXIS) + out_pixel,
+                        mask=in_output & k_valid_tile,
+                        other=0.0,
+                    ).to(COMPUTE)
+                    weights = tl.load(weight + weight_row + out, mask=k_valid, other=0.0).to(COMPUTE)
+                    d_column += d_out * on_channels(weights, PIXEL_AXIS)
+
+            if grad_offset is not None or grad_mask is not None:
+                v = load_corners(input, corners, exists, channel_tile * input_strides[1], k_valid_tile, COMPUTE)
+                s0 += sum_pairs(d_column * v[0], PIXEL_AXIS, BLOCK_M, LANES, PAIRS)
+                s1 += sum_pairs(d_column * v[1], PIXEL_AXIS, BLOCK_M, LANES, PAIRS)
+                s2 += sum_pairs(d_column * v[2], PIXEL_AXIS, BLOCK_M, LANES, PAIRS)
+                s3 += sum_pairs(d_column * v[3], PIXEL_AXIS, BLOCK_M, LANES, PAIRS)
+            if grad_input is not None:
+                for i in tl.static_range(4):
+                    scatter_add(
+                        grad_input,
+                        grad_input_flags,
+                        targets[i] + channel_tile * grad_input_strides[1],
+                        exists[i] & k_valid_tile,
+                        d_column * w[i],
+                        fixed_point,
+                    )
+
+    if grad_offset is not None or grad_mask is not None:
+        # The tile's pairs again, this time one lane each.
+        own_in_unit = pair_block * PAIRS + tl.arange(0, PAIRS)
+        own = unit * unit_pairs + own_in_unit
+        own_valid = in_output & on_channels(own_in_unit < unit_pairs, PIXEL_AXIS)
+        y, x, m = sample_position(
+            offset, offset_strides, mask, mask_strides, row, column, own_valid,
+            on_channels(own // TAPS, PIXEL_AXIS), on_channels(own % TAPS, PIXEL_AXIS),
+            stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
+        )  # fmt: skip
+        top, left, ly, lx, inside, scale = bilinear_cell(y, x, height, width, INDEX, True)
+        own = on_channels(own.to(INDEX), PIXEL_AXIS)
+        upper = s0 + lx * (s1 - s0)
+        lower = s2 + lx * (s3 - s2)
+        if grad_mask is not None:
+            at = image * grad_mask_strides[0] + own * grad_mask_strides[1]
+            at += row * grad_mask_strides[2] + column * grad_mask_strides[3]
+            value = scale * (upper + ly * (lower - upper))
+            tl.store(grad_mask + at, value.to(grad_mask.dtype.element_ty), mask=own_valid)
+        if grad_offset is not None:
+            at = image * grad_offset_strides[0] + 2 * own * grad_offset_strides[1]
+            at += row * grad_offset_strides[2] + column * grad_offset_strides[3]
+            d_y = scale * m * (lower - upper)
+            d_x = scale * m * ((1 - ly) * (s1 - s0) + ly * (s3 - s2))
+            tl.store(grad_offset + at, d_y.to(grad_offset.dtype.element_ty), mask=own_valid)
+            at += grad_offset_strides[1]
+            tl.store(grad_offset + at, d_x.to(grad_offset.dtype.element_ty), mask=own_valid)
+
+
+@triton.jit
+def deform_conv2d_bwd_weight_kernel(
+    partial,  # (splits, channels, taps, outputs of a group)
+    grad_output,
+    grad_output_strides,
+    input,
+    input_strides,
+    offset,
+    offset_strides,
+    mask,
+    mask_strides,
+    channels,
+    height,
+    width,
+    pixels,
+    output_width,
+    m_blocks,
+    total_m_blocks,
+    splits,
+    n_blocks,
+    k_blocks,
+    groups,
+    stride,
+    padding,
+    dilation,
+    GROUP_CHANNELS: tl.constexpr,
+    GROUP_OUTPUTS: tl.constexpr,
+    OFFSET_GROUP_CHANNELS: tl.constexpr,
+    RUN: tl.constexpr,
+    TAPS: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    PIXEL_AXIS: tl.constexpr,
+    INDEX: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    LANES: tl.constexpr,
+    PAIRS: tl.constexpr,
+):
+    """Partial gradient of the weight over every splits-th pixel block. One program: a K tile by BLOCK_N outputs."""
+    BLOCK_K: tl.constexpr = LANES * PAIRS
+    GROUP_PAIRS: tl.constexpr = GROUP_CHANNELS // RUN * TAPS
+    CHANNEL_BLOCKS: tl.constexpr = (RUN + LANES - 1) // LANES
+    program = tl.program_id(0)
+    n_block = program % n_blocks
+    k_block = program // n_blocks % k_blocks
+    split = program // n_blocks // k_blocks % splits
+    conv_group = program // n_blocks // k_blocks // splits
+
+    pair = pair_lanes(k_block // CHANNEL_BLOCKS * PAIRS, LANES, PAIRS)
+    pair_valid = pair < GROUP_PAIRS
+    tap = pair % TAPS
+    run_channel = conv_group * GROUP_CHANNELS + pair // TAPS * RUN
+    group = run_channel // OFFSET_GROUP_CHANNELS
+    lane = tl.arange(0, BLOCK_K)
+    in_run = k_block % CHANNEL_BLOCKS * LANES + lane % LANES
+    k_valid = (in_run < RUN) & pair_valid
+    channel = run_channel + in_run
+    channel_offset = on_channels(channel.to(INDEX) * input_strides[1], PIXEL_AXIS)
+    k_valid_tile = on_channels(k_valid, PIXEL_AXIS)
+    out = n_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    out_plane = on_channels((conv_group * GROUP_OUTPUTS + out).to(INDEX) * grad_output_strides[1], PIXEL_AXIS)
+    out_valid = on_channels(out < GROUP_OUTPUTS, PIXEL_AXIS)
+
+    product = tl.zeros((BLOCK_K, BLOCK_N), COMPUTE)
+    for block in range(split, total_m_blocks, splits):
+        image = (block // m_blocks).to(tl.int64)
+        row, column, in_output = pixel_block(block % m_blocks, pixels, output_width, INDEX, BLOCK_M)
+        row = on_pixels(row, PIXEL_AXIS)
+        column = on_pixels(column, PIXEL_AXIS)
+        in_output = on_pixels(in_output, PIXEL_AXIS)
+        image_mask = mask
+        if mask is not None:
+            image_mask = mask + image * mask_strides[0]
+        if PAIRS == 1:
+            y, x, m = sample_position(
+                offset + image * offset_strides[0], offset_strides, image_mask, mask_strides, row, column, in_output,
+                group, tap, stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
+            )  # fmt: skip
+        else:
+            y, x, m = sample_position(
+                offset + image * offset_strides[0], offset_strides, image_mask, mask_strides, row, column,
+                in_output & on_channels(pair_valid, PIXEL_AXIS),
+                on_channels(group, PIXEL_AXIS), on_channels(tap, PIXEL_AXIS),
+                stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
+            )  # fmt: skip
+        top, left, ly, lx, inside, scale = bilinear_cell(y, x, height, width, INDEX, False)
+        w = cell_weights(ly, lx, scale * m)
+        corners, exists = cell_corners(
+            top, left, inside & in_output, height, width, input_strides[2], input_strides[3]
+        )
+        v = load_corners(
+            input + image * input_strides[0], corners, exists, channel_offset, k_valid_tile, COMPUTE
+        )
+        samples = w[0] * v[0] + w[1] * v[1] + w[2] * v[2] + w[3] * v[3]
+        at = image * grad_output_strides[0] + row * grad_output_strides[2] + column * grad_output_strides[3]
+        d_out = tl.load(grad_output + at + out_plane, mask=in_output & out_valid, other=0.0)
+        samples = samples.to(d_out.dtype)
+        if PIXEL_AXIS == 0:
+            product = tl.dot(tl.trans(samples), d_out, product, input_precision=PRECISION, out_dtype=COMPUTE)
+        else:
+            product = tl.dot(samples, tl.trans(d_out), product, input_precision=PRECISION, out_dtype=COMPUTE)
+
+    k_row = ((split.to(tl.int64) * channels + channel) * TAPS + tap) * GROUP_OUTPUTS
+    valid = tl.expand_dims(k_valid, 1) & tl.expand_dims(out < GROUP_OUTPUTS, 0)
+    tl.store(partial + tl.expand_dims(k_row, 1) + tl.expand_dims(out, 0), product, mask=valid)
+
+
+def sample_gradients(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    offset: torch.Tensor,
+    weight: torch.Tensor,
+    mask: torch.Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    shape: Shape,
+    needs: tuple[bool, bool, bool],
+    deterministic: bool,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of input, offset and mask, each if needed."""
+    gradient = None
+    if needs[0]:
+        bound = input_term_bound(grad_output, weight, mask, shape) if deterministic else None
+        gradient = ImageGradient(input, bound, terms=max(1, shape.taps * shape.pixels))
+    launch = input.numel() > 0 and grad_output.numel() > 0
+    allocate = torch.empty_like if launch else torch.zeros_like
+    grad_offset = allocate(offset, memory_format=torch.contiguous_format) if needs[1] else None
+    grad_mask = allocate(mask, memory_format=torch.contiguous_format) if needs[2] else None
+    if launch:
+        precision = dot_precision(input)
+        tensor_cores = input.dtype.itemsize == 2 or precision == "tf32"
+        block_m = 64 if input.dtype.itemsize < 8 else 32
+        dense = shape.run >= 16 or shape.offset_groups % shape.groups == 0
+        lanes, pairs = Lanes.of(shape.run if dense else shape.offset_group_channels, 32 if tensor_cores else 16)
+        units = shape.groups if dense and pairs > 1 else 1
+        unit_pairs = shape.offset_groups * shape.taps // units
+        m_blocks = triton.cdiv(shape.pixels, block_m)
+        pair_blocks = triton.cdiv(unit_pairs, pairs)
+        packed = pack_weight(weight, shape)
+        accumulator = gradient.sum if gradient else None
+        with on_device(input):
+            deform_conv2d_bwd_sample_kernel[checked_grid(shape.batch * units * pair_blocks * m_blocks)](
+                accumulator, strides(accumulator),
+                gradient.flags if gradient else None, gradient.scale if gradient else None,
+                grad_offset, strides(grad_offset),
+                grad_mask, strides(grad_mask),
+                grad_output, grad_output.stride(),
+                input, input.stride(),
+                offset, offset.stride(),
+                mask, strides(mask),
+                packed,
+                shape.height, shape.width, shape.pixels, shape.output_width,
+                m_blocks, pair_blocks, units, unit_pairs, shape.padded_outputs,
+                stride, padding, dilation,
+                GROUP_CHANNELS=shape.group_channels,
+                GROUP_OUTPUTS=shape.group_outputs,
+                OFFSET_GROUP_CHANNELS=shape.offset_group_channels,
+                RUN=shape.run,
+                TAPS=shape.taps,
+                KERNEL_W=shape.kernel_w,
+                DENSE=dense,
+                PIXEL_AXIS=pixel_axis(input),
+                INDEX=index_type(accumulator, grad_offset, grad_mask, grad_output, input, offset, mask, packed[None]),
+                COMPUTE=compute_type(input),
+                PRECISION=precision,
+                BLOCK_M=block_m,
+                BLOCK_O=32 if tensor_cores else 16,
+                LANES=lanes,
+                PAIRS=pairs,
+                num_warps=4,
+                num_stages=2,
+            )  # fmt: skip
+    return gradient.result() if gradient else None, grad_offset, grad_mask
+
+
+def input_term_bound(
+    grad_output: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor | None, shape: Shape
+) -> torch.Tensor:
+    """Bound of one term of the input's gradient, max |grad_output| max over k of sum over o |weight| max |mask|."""
+    finite = torch.nan_to_num(weight.detach().double(), nan=0.0, posinf=0.0, neginf=0.0).abs()
+    columns = finite.view(shape.groups, shape.group_outputs, -1).sum(1)
+    bound = largest_finite(grad_output) * largest_finite(columns)
+    return bound if mask is None else bound * largest_finite(mask)
+
+
+def weight_gradient(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    offset: torch.Tensor,
+    weight: torch.Tensor,
+    mask: torch.Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    shape: Shape,
+) -> torch.Tensor:
+    """Gradient of the weight; deterministic, since the number of partial sums depends on shapes alone."""
+    if grad_output.numel() == 0 or weight.numel() == 0:
+        return torch.zeros_like(weight)
+    precision = dot_precision(input)
+    tensor_cores = input.dtype.itemsize == 2 or precision == "tf32"
+    block_m = 64 if tensor_cores else 32
+    block_n = max(16, min(128 if tensor_cores else 64, triton.next_power_of_2(shape.group_outputs)))
+    lanes, pairs = Lanes.of(shape.run, 64 if tensor_cores else 32)
+    m_blocks = triton.cdiv(shape.pixels, block_m)
+    n_blocks = triton.cdiv(shape.group_outputs, block_n)
+    group_pairs = shape.group_channels // shape.run * shape.taps
+    k_blocks = triton.cdiv(group_pairs, pairs) * triton.cdiv(shape.run, lanes)
+    tiles = shape.groups * k_blocks * n_blocks
+    splits = max(1, min(shape.batch * m_blocks, triton.cdiv(2 * BUSY_GRID, tiles)))
+    compute = torch.float64 if input.dtype == torch.float64 else torch.float32
+    partial = input.new_empty(splits, shape.channels, shape.taps, shape.group_outputs, dtype=compute)
+    with on_device(input):
+        deform_conv2d_bwd_weight_kernel[checked_grid(tiles * splits)](
+            partial,
+            grad_output, grad_output.stride(),
+            input, input.stride(),
+            offset, offset.stride(),
+            mask, strides(mask),
+            shape.channels, shape.height, shape.width, shape.pixels, shape.output_width,
+            m_blocks, shape.batch * m_blocks, splits, n_blocks, k_blocks, shape.groups,
+            stride, padding, dilation,
+            GROUP_CHANNELS=shape.group_channels,
+            GROUP_OUTPUTS=shape.group_outputs,
+            OFFSET_GROUP_CHANNELS=shape.offset_group_channels,
+            RUN=shape.run,
+            TAPS=shape.taps,
+            KERNEL_W=shape.kernel_w,
+            PIXEL_AXIS=pixel_axis(input),
+            INDEX=index_type(grad_output, input, offset, mask),
+            COMPUTE=compute_type(input),
+            PRECISION=precision,
+            BLOCK_M=block_m,
+            BLOCK_N=block_n,
+            LANES=lanes,
+            PAIRS=pairs,
+            num_warps=4,
+            num_stages=2,
+        )  # fmt: skip
+    packed = partial.sum(0).view(shape.groups, shape.group_channels, shape.taps, shape.group_outputs)
+    return packed.permute(0, 3, 1, 2).reshape(weight.shape).to(weight.dtype)
+
+
+def backward(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    offset: torch.Tensor,
+    weight: torch.Tensor,
+    mask: torch.Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    offset_groups: int,
+    needs: tuple[bool, bool, bool, bool, bool],
+    deterministic: bool,
+) -> tuple[torch.Tensor | None, ...]:
+    """Gradients of (input, offset, weight, bias, mask) in their dtypes, None where `needs` is false."""
+    check_supported(input)
+    shape = Shape.of(input, offset, weight, groups, offset_groups)
+    geometry = (stride, padding, dilation, shape)
+    needs_input, needs_offset, needs_weight, needs_bias, needs_mask = needs
+    grad_input = grad_offset = grad_mask = None
+    if needs_input or needs_offset or needs_mask:
+        sampled = (needs_input, needs_offset, needs_mask)
+        grad_input, grad_offset, grad_mask = sample_gradients(
+            grad_output, input, offset, weight, mask, *geometry, sampled, deterministic
+        )
+    grad_weight = weight_gradient(grad_output, input, offset, weight, mask, *geometry) if needs_weight else None
+    grad_bias = None
+    if needs_bias:
+        accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
+        grad_bias = grad_output.sum((0, 2, 3), dtype=accumulate).to(grad_output.dtype)
+    return grad_input, grad_offset, grad_weight, grad_bias, grad_mask
