@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain PyTorch twins of the ops: readable, differentiable to any order, and slow."""
+
+from .deform_conv2d import deform_conv2d
+from .warp2d import affine_warp2d, warp2d
+
+__all__ = ["affine_warp2d", "deform_conv2d", "warp2d"]
