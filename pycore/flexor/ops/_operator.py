@@ -13,8 +13,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._C import _any_requires_grad, _get_tracing_state, _is_any_autocast_enabled, _len_torch_dispatch_stack
+from torch._C._functorch import peek_interpreter_stack
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.compiler import is_dynamo_compiling
 
 from .. import _backend
 
@@ -45,7 +48,7 @@ class Operator(ABC):
     def empty_output(self, *args: Any) -> Tensor: ...
 
     @abstractmethod
-    def cpu_forward(self, output: Tensor, *args: Any) -> None: ...
+    def cpu_forward(self, *args: Any) -> Tensor: ...
 
     @abstractmethod
     def cpu_backward(self, grads: Grads, grad_output: Tensor, *args: Any) -> None: ...
@@ -75,6 +78,7 @@ class Operator(ABC):
 
     def __init__(self) -> None:
         n = self.n = len(self.tensors)
+        self._cpu_is_automatic = False  # known from the first call on
         args = ", ".join(self.tensors + self.params)
         tags = (torch.Tag.pt2_compliant_tag,)
         library.define(f"{self.name}({args}, str? backend) -> Tensor", tags=tags)
@@ -103,32 +107,32 @@ class Operator(ABC):
         for device in ("cpu", "cuda"):
             library.impl(name, self._autocast_kernel(device), f"Autocast{device.upper()}")
 
-    def __call__(self, *args: Any) -> Tensor:
-        tensors = args[: self.n]
+    def __call__(self, tensors: Tensors, params: tuple[Any, ...], backend: str | None) -> Tensor:
         if not is_plain(tensors):
-            return self.op(*args)
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors):
-            return self.function.apply(self, self.forward, *args)
-        return self.forward(*args)
+            return self.op(*tensors, *params, backend)
+        if torch.is_grad_enabled() and _any_requires_grad(*tensors):
+            return self.function.apply(self, self.forward, *tensors, *params, backend)
+        if backend is None and self._cpu_is_automatic and _backend._forced is None and tensors[0].is_cpu:
+            return self._cpu_forward(tensors, params)
+        return self.forward(*tensors, *params, backend)
 
     def forward(self, *args: Any) -> Tensor:
-        """Runs the op on tensors that need no watching; args end with the backend's name or None."""
+        """Runs the op, below autograd; args end with the backend's name or None."""
         input, args, backend = args[0], args[:-1], args[-1]
-        if backend is None and _backend._forced is None and input.is_cpu:
-            backend = self._cpu_backend
-        else:
-            backend = _backend.choose(self.name, input.device, input.dtype, backend)
-        if backend == "cpu":
-            try:
-                output = self.empty_output(*args)
-                self.cpu_forward(output, *args)
-            except Exception:
-                self.check(*args)  # _C checks all that memory safety needs; this says what is wrong
-                raise
-            return output
+        name = _backend.choose(self.name, input.device, input.dtype, backend)
+        if name == "cpu":
+            self._cpu_is_automatic |= backend is None and _backend._forced is None
+            return self._cpu_forward(args, ())
         self.check(*args)
-        output = self.triton_forward(*args) if backend == "triton" else self.reference_forward(*args)
+        output = self.triton_forward(*args) if name == "triton" else self.reference_forward(*args)
         return _laid_out_like(self.empty_output(*args), output)
+
+    def _cpu_forward(self, tensors: Tensors, params: tuple[Any, ...]) -> Tensor:
+        try:
+            return self.cpu_forward(*tensors, *params)
+        except Exception:
+            self.check(*tensors, *params)  # _C checks all that memory safety needs; this says what is wrong
+            raise
 
     def backward(self, grad_output: Tensor, *args: Any) -> Grads:
         """Gradients for the tensors among args; args end with needs and the backend's name or None."""
@@ -149,15 +153,11 @@ class Operator(ABC):
             for like, grad in zip(_empty_grads(tensors, needs), grads, strict=True)
         )
 
-    @property
-    def _cpu_backend(self) -> str:
-        return "cpu"
-
     def _autograd(self, *args: Any) -> Tensor:
         tensors = args[: self.n]
         if _has_tangent(tensors):
             return self.reference_forward(*args[:-1])
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors):
+        if torch.is_grad_enabled() and _any_requires_grad(*tensors):
             return _apply(self.function, self, _below_autograd(self.op), *args)
         with torch._C._AutoDispatchBelowAutograd():
             return self.op(*args)
@@ -168,7 +168,7 @@ class Operator(ABC):
             needs = args[-2]
             grads = self.reference_backward(*args[:-2])
             return tuple(grad if need else None for grad, need in zip(grads, needs, strict=True))
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors):
+        if torch.is_grad_enabled() and _any_requires_grad(*tensors):
             return _apply(self.backward_function, self, _below_autograd(self.backward_op), *args)
         with torch._C._AutoDispatchBelowAutograd():
             return self.backward_op(*args)
@@ -200,14 +200,21 @@ class Operator(ABC):
 def is_plain(tensors: Tensors) -> bool:
     """Whether nothing watches this call, so that it may go past the dispatcher."""
     return (
-        not torch.compiler.is_compiling()
+        not is_dynamo_compiling()
         and _PLAIN_TYPES.issuperset(map(type, tensors))
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._is_any_autocast_enabled()
-        and torch._C._get_tracing_state() is None
+        and peek_interpreter_stack() is None
+        and not _len_torch_dispatch_stack()
+        and not _is_any_autocast_enabled()
+        and _get_tracing_state() is None
         and forward_ad._current_level < 0
     )
+
+
+def empty_image(input: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
+    """A tensor for an output, channels_last where input is."""
+    if input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last):
+        return input.new_empty(n, c, h, w)
+    return torch.empty((n, c, h, w), dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
 
 
 class _Forward(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import _C, reference
 from ..reference.deform_conv2d import deform_conv2d_backward
 from . import _check, _vmap
-from ._operator import Grads, Operator
+from ._operator import Grads, Operator, empty_image
 
 Pair = int | Sequence[int]
 
@@ -67,11 +67,13 @@ def deform_conv2d(
         Dai et al., Deformable Convolutional Networks, ICCV 2017, eq. 2; with mask Zhu et al., Deformable ConvNets v2,
         CVPR 2019, eq. 1. Arguments and semantics are torchvision's.
     """
-    return _operator(input, offset, weight, bias, mask, _pair(stride), _pair(padding), _pair(dilation), backend)
+    if type(stride) is not tuple or type(padding) is not tuple or type(dilation) is not tuple:
+        stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    return _operator((input, offset, weight, bias, mask), (stride, padding, dilation), backend)
 
 
-def _pair(value: Any) -> Any:
-    return value if type(value) is tuple else (value, value) if isinstance(value, int) else tuple(value)
+def _pair(value: Any) -> tuple[int, int]:
+    return tuple(value) if isinstance(value, Sequence) else (value, value)
 
 
 class _DeformConv2d(Operator):
@@ -89,15 +91,17 @@ class _DeformConv2d(Operator):
 
     def empty_output(self, input, offset, weight, *_):
         n, _, oh, ow = offset.shape
-        shape = (n, weight.shape[0], oh, ow)
-        if input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last):
-            return torch.empty(shape, dtype=input.dtype, device=input.device)
-        return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
+        return empty_image(input, n, weight.shape[0], oh, ow)
 
-    def cpu_forward(self, output, input, offset, weight, bias, mask, stride, padding, dilation):
+    def cpu_forward(self, input, offset, weight, bias, mask, stride, padding, dilation):
+        n, offset_channels, oh, ow = offset.shape
+        o, channels, kh, kw = weight.shape
+        output = empty_image(input, n, o, oh, ow)
+        groups, offset_groups = input.shape[1] // channels, offset_channels // (2 * kh * kw)
         _C.deform_conv2d_forward(
-            output, input, offset, weight, bias, mask, *stride, *padding, *dilation, *_groups(input, offset, weight)
+            output, input, offset, weight, bias, mask, *stride, *padding, *dilation, groups, offset_groups
         )
+        return output
 
     def cpu_backward(self, grads, grad_output, input, offset, weight, bias, mask, stride, padding, dilation):
         groups = _groups(input, offset, weight)
