@@ -52,10 +52,10 @@ struct RowsB {  // b(k, j) = p[k * stride + j]
 };
 
 template <class T>
-struct BlockedB {  // b(k, j) = p[j / 16 * block + k * 16 + j % 16]
+struct BlockedB {  // b(k, j) = p[(first + j) / 16 * block + k * 16 + (first + j) % 16]
   const T* p;
-  int64_t block;
-  FLEXOR_INLINE const T* at(int j) const { return p + j / kBlock * block + j % kBlock; }
+  int64_t block, first;
+  FLEXOR_INLINE const T* at(int j) const { return p + (first + j) / kBlock * block + (first + j) % kBlock; }
   FLEXOR_INLINE void advance() { p += kBlock; }
 };
 
@@ -67,10 +67,12 @@ struct RowsC {  // c(i, j) = p[i * stride + j]
 };
 
 template <class T>
-struct BlockedC {  // c(i, j) = p[j / 16 * block + i * 16 + j % 16]
+struct BlockedC {  // c(i, j) = p[(first + j) / 16 * block + i * 16 + (first + j) % 16]
   T* p;
-  int64_t block;
-  FLEXOR_INLINE T* at(int i, int j) const { return p + j / kBlock * block + i * kBlock + j % kBlock; }
+  int64_t block, first;
+  FLEXOR_INLINE T* at(int i, int j) const {
+    return p + (first + j) / kBlock * block + i * kBlock + (first + j) % kBlock;
+  }
 };
 
 template <class T, int MR, int NV, class A, class B, class C>

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sampler read backwards. For a sample with corners v00 v01 v10 v11 and a gradient d of its column:
+// the four sums S = sum over channels of d * v (from which mask and offset gradients follow, see
+// finish_sums), d times each corner weight into the input gradient, and the column itself for the weight
+// gradient, which replaces d where it lay.
+#pragma once
+#include "deform/samplers.h"
+
+namespace flexor::FLEXOR_ISA {
+
+template <class T, int N>
+FLEXOR_INLINE Vec<T, 4> to_four(Vec<T, N> v) {
+  if constexpr (N == 16) {
+    return to_four<T, 8>(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                         __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+  } else if constexpr (N == 8) {
+    return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+  } else {
+    return v;
+  }
+}
+
+// (sum a, sum b, sum c, sum d)
+template <class T>
+FLEXOR_INLINE Vec<T, 4> sums_of_four(Vec<T, 4> a, Vec<T, 4> b, Vec<T, 4> c, Vec<T, 4> d) {
+  const Vec<T, 4> ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Vec<T, 4> cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
+template <class T>
+FLEXOR_INLINE void add_to(T* p, T x) {
+  *p += x;
+}
+
+// Lanes are channels; sums [pixel][4].
+template <class T, int N>
+FLEXOR_INLINE void resample_lanes(const T* source, T* grad, int64_t row, const Plan<T>& plan, int64_t rows, T* column,
+                                  T* sums, bool add) {
+  constexpr int L = N < kLanes<T> ? N : (kLanes<T> < 4 ? 4 : kLanes<T>);
+  using V = Vec<T, L>;
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t at = static_cast<int64_t>(plan.corner[i]) * N;
+    const T *top = source + at, *bottom = top + row;
+    T *grad_top = grad + at, *grad_bottom = grad_top + row;
+    const V w00 = splat<V>(plan.w00[i]), w01 = splat<V>(plan.w01[i]);
+    const V w10 = splat<V>(plan.w10[i]), w11 = splat<V>(plan.w11[i]);
+    V s00{}, s01{}, s10{}, s11{};
+    unroll<N / L>([&](auto j) __attribute__((always_inline)) {
+      T* c = column + i * kBlock + j * L;
+      const V d = load<V>(c);
+      const V v00 = load<V>(top + j * L), v01 = load<V>(top + N + j * L);
+      const V v10 = load<V>(bottom + j * L), v11 = load<V>(bottom + N + j * L);
+      s00 += d * v00, s01 += d * v01, s10 += d * v10, s11 += d * v11;
+      store(c, (w00 * v00 + w01 * v01) + (w10 * v10 + w11 * v11));
+      store(grad_top + j * L, load<V>(grad_top + j * L) + w00 * d);
+      store(grad_top + N + j * L, load<V>(grad_top + N + j * L) + w01 * d);
+      store(grad_bottom + j * L, load<V>(grad_bottom + j * L) + w10 * d);
+      store(grad_bottom + N + j * L, load<V>(grad_bottom + N + j * L) + w11 * d);
+    });
+    const Vec<T, 4> s = sums_of_four<T>(to_four<T, L>(s00), to_four<T, L>(s01), to_four<T, L>(s10), to_four<T, L>(s11));
+    store(sums + 4 * i, add ? load<Vec<T, 4>>(sums + 4 * i) + s : s);
+  }
+}
+
+// Lanes are pixels; sums [4][pixel].
+template <class T>
+inline void resample_pixels(const T* source, T* grad, int64_t row, const Plan<T>& plan, int64_t rows, T* column,
+                            T* sums, bool add) {
+  using V = Vec<T>;
+  constexpr int L = kLanes<T>;
+  alignas(64) T spread[4][L];
+  for (int64_t i = 0; i < rows; i += L) {
+    const int32_t* corner = plan.corner + i;
+    V v00, v01, v10, v11;
+    gather_pairs(source, corner, &v00, &v01);
+    gather_pairs(source + row, corner, &v10, &v11);
+    const V d = load<V>(column + i);
+    const V w00 = load<V>(plan.w00 + i), w01 = load<V>(plan.w01 + i);
+    const V w10 = load<V>(plan.w10 + i), w11 = load<V>(plan.w11 + i);
+    store(column + i, (w00 * v00 + w01 * v01) + (w10 * v10 + w11 * v11));
+    const V product[4] = {d * v00, d * v01, d * v10, d * v11};
+    unroll<4>([&](auto j) __attribute__((always_inline)) {
+      T* s = sums + j * rows + i;
+      store(s, add ? load<V>(s) + product[j] : product[j]);
+    });
+    store(spread[0], w00 * d), store(spread[1], w01 * d), store(spread[2], w10 * d), store(spread[3], w11 * d);
+    for (int l = 0; l < L; ++l) {
+      T* p = grad + corner[l];
+      add_to(p, spread[0][l]), add_to(p + 1, spread[1][l]);
+      add_to(p + row, spread[2][l]), add_to(p + row + 1, spread[3][l]);
+    }
+  }
+}
+
+template <class T>
+inline void resample_unit(const Geometry& g, const T* source, T* grad, T* plans, int64_t rows, int64_t u, T* columns,
+                          T* sums, bool add) {
+  const int64_t row = g.padded_width * g.lanes;
+  for (int64_t tap = 0; tap < g.taps; ++tap, sums += 4 * rows) {
+    const Plan<T> plan(plans, tap, rows);
+    const int64_t k = (u * g.taps + tap) * g.lanes;
+    switch (g.lanes) {
+      case 16: resample_lanes<T, 16>(source, grad, row, plan, rows, column_at(columns, rows, k), sums, add); break;
+      case 8: resample_lanes<T, 8>(source, grad, row, plan, rows, column_at(columns, rows, k), sums, add); break;
+      case 4: resample_lanes<T, 4>(source, grad, row, plan, rows, column_at(columns, rows, k), sums, add); break;
+      default: resample_pixels(source, grad, row, plan, rows, columns + k * rows, sums, add); break;
+    }
+  }
+}
+
+// From the sums of one offset group and tap to its gradients, [3][rows]: mask, y, x.
+//   mask: sum of d * (unmasked value); y: mask * (hx (S10 - S00) + lx (S11 - S01)); x alike.
+template <class T, int kStep>
+inline void finish_sums(const Plan<T>& plan, const T* sums, int64_t rows, T* out) {
+  const int64_t corner = kStep == 1 ? rows : 1;
+  const T *s0 = sums, *s1 = sums + corner, *s2 = sums + 2 * corner, *s3 = sums + 3 * corner;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < rows; ++i) {
+    const T s00 = s0[i * kStep], s01 = s1[i * kStep], s10 = s2[i * kStep], s11 = s3[i * kStep];
+    const T ly = plan.ly[i], lx = plan.lx[i], hy = T(1) - ly, hx = T(1) - lx, m = plan.mask[i];
+    out[i] = hy * (hx * s00 + lx * s01) + ly * (hx * s10 + lx * s11);
+    out[rows + i] = m * (hx * (s10 - s00) + lx * (s11 - s01));
+    out[2 * rows + i] = m * (hy * (s01 - s00) + ly * (s11 - s10));
+  }
+}
+
+// The gradient of one unit's input, back from its padded copy; the border and the zeros behind are dropped.
+template <class T>
+void unpack_gradient(const Geometry& g, const TensorView& grad_input, int64_t image, int64_t unit, const T* src,
+                     T* row_scratch) {
+  const int64_t c0 = g.unit_channel(unit), n = g.unit_size(unit), lanes = g.lanes, row = g.padded_width * lanes;
+  for (int64_t y = 0; y < g.height; ++y) {
+    const T* line = src + (y + 1) * row + lanes;
+    const int64_t at = image * grad_input.stride[0] + c0 * grad_input.stride[1] + y * grad_input.stride[2];
+    if (grad_input.stride[1] == 1) {
+      for (int64_t x = 0; x < g.width; ++x) store_row(grad_input, at + x * grad_input.stride[3], 1, line + x * lanes, n);
+      continue;
+    }
+    for (int64_t l = 0; l < n; ++l) {
+      for (int64_t x = 0; x < g.width; ++x) row_scratch[x] = line[x * lanes + l];
+      store_row(grad_input, at + l * grad_input.stride[1], grad_input.stride[3], row_scratch, g.width);
+    }
+  }
+}
+
+}  // namespace flexor::FLEXOR_ISA
