@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ops: functions that check their arguments, choose a backend and differentiate."""
 
+from .affine_warp2d import affine_warp2d
 from .deform_conv2d import deform_conv2d
+from .warp2d import warp2d
 
-__all__ = ["deform_conv2d"]
+__all__ = ["affine_warp2d", "deform_conv2d", "warp2d"]

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch._C import _any_requires_grad, _get_tracing_state, _is_any_autocast_enabled, _len_torch_dispatch_stack
-from torch._C._functorch import peek_interpreter_stack
+from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
@@ -231,6 +231,7 @@ class _Forward(torch.autograd.Function):
         operator, tensors = ctx.operator, ctx.saved_tensors
         needs = ctx.needs_input_grad[2 : 2 + operator.n]
         direct = not torch.is_grad_enabled() and is_plain((grad_output, *tensors))
+        direct = direct and not is_legacy_batchedtensor(grad_output)  # autograd's own vmap, for is_grads_batched
         run = operator.backward if direct else operator.backward_op
         grads = run(grad_output, *tensors, *ctx.params[:-1], needs, ctx.params[-1])
         return None, None, *grads, *(None for _ in ctx.params)

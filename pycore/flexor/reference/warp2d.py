@@ -52,8 +52,8 @@ def inverse_affine_warp2d_backward(
     """Gradients of `inverse_affine_warp2d` for (input, inverse_matrix), written out so that they differentiate."""
     y, x = _affine_positions(inverse_matrix.to(compute_dtype(input)), size)
     grad_input, grad_y, grad_x = _sample_backward(grad_output, input, y, x, mode, padding_mode)
-    rows = torch.stack((grad_x, grad_y), 1)  # [B, 2, oh*ow]
-    return grad_input, (rows @ _pixels(size, rows).mT).to(inverse_matrix.dtype)
+    rows = torch.stack((grad_x, grad_y), 1)[:, :, None]  # [B, 2, 1, oh*ow]
+    return grad_input, (rows * _pixels(size, rows)).sum(3).to(inverse_matrix.dtype)
 
 
 def invert_affine(matrix: Tensor) -> Tensor:
@@ -61,7 +61,8 @@ def invert_affine(matrix: Tensor) -> Tensor:
     matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
     a, b, c, d = matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 1, 0], matrix[:, 1, 1]
     linear = torch.stack((d, -b, -c, a), 1).reshape(-1, 2, 2) / (a * d - b * c)[:, None, None]
-    return torch.cat((linear, -linear @ matrix[:, :, 2:]), 2)
+    shift = -(linear * matrix[:, None, :, 2]).sum(2, keepdim=True)  # no matmul: autocast and TF32 would round it
+    return torch.cat((linear, shift), 2)
 
 
 def _pixels(size: tuple[int, int], like: Tensor) -> Tensor:
@@ -72,8 +73,9 @@ def _pixels(size: tuple[int, int], like: Tensor) -> Tensor:
 
 
 def _affine_positions(inverse_matrix: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    x, y = (inverse_matrix @ _pixels(size, inverse_matrix)).unbind(1)
-    return y, x
+    x, y, one = _pixels(size, inverse_matrix)
+    sources = [m[:, 0:1] * x + m[:, 1:2] * y + m[:, 2:3] * one for m in inverse_matrix.unbind(1)]
+    return sources[1], sources[0]
 
 
 def _flow_positions(flow: Tensor) -> tuple[Tensor, Tensor]:
