@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+from _harness import Scoreboard
+
+
+def pytest_addoption(parser):
+    parser.addoption("--results", type=Path, help="write FAMILY.json into this folder when nothing failed")
+
+
+@pytest.fixture(scope="session")
+def scoreboard(request):
+    board = Scoreboard()
+    yield board
+    folder = request.config.getoption("--results")
+    if folder is not None and not request.session.testsfailed:
+        board.save(folder)

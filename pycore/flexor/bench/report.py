@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results as Markdown: the goals, every time measured, memory, latency, threads; and two results compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from .contest import FORWARD, OURS, TRAINING, Record, speedups, summary
+from .deform import CONV, GOAL_MEMORY, GOAL_SCALING, GOALS, ONE_THREAD, Goal
+
+
+def markdown(results: dict, everything: bool = True) -> str:
+    """The family's tables; without `everything` only what a README shows."""
+    parts = [machine_line(results["machine"])]
+    if results["family"] == "deform":
+        parts += [goal_table(results), side_goals(results)]
+    if everything or results["family"] != "deform":
+        parts += [f"#### {title}\n\n{table}" for title, table in time_tables(results)]
+        parts.append(skipped_list(results["contests"]))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def machine_line(machine: dict) -> str:
+    """One sentence on what was measured on what, and how."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    commit = f", commit {machine['commit']}" if machine["commit"] else ""
+    return (
+        f"Measured on {machine['cpu']}, {machine['cores']} cores, {machine['isa']}; one thread reaches "
+        f"{machine['fma_gflops']:.0f} GFLOP/s ({machine['fma_method']}). {versions}{commit}, {machine['date']}. "
+        "Contestants run in turn in one process; one thread is timed in process CPU time, more threads in "
+        "wall-clock time; a ratio is the median over rounds of the peer's time over flexor's in the same round."
+    )
+
+
+def goal_table(results: dict) -> str:
+    """The shapes with goals: ratios to torchvision, onnxruntime and the dense convolution."""
+    rows = []
+    for case, goal in GOALS.items():
+        forward = _find(results, case=case, direction=FORWARD)
+        training = _find(results, case=case, direction=TRAINING)
+        if forward is None or training is None:
+            continue
+        ceiling = results["machine"]["fma_gflops"]
+        rows.append([
+            case,
+            _ratio_cell(forward, "torchvision", goal.forward, ceiling),
+            _ratio_cell(training, "torchvision", goal.training, ceiling),
+            _ratio_cell(forward, "onnxruntime", goal.onnxruntime, ceiling),
+            _dense_cell(results, case, goal),
+        ])
+    head = ["shape", "forward, x torchvision", "forward + backward, x torchvision", "forward, x onnxruntime",
+            "forward: time of F.conv2d / ours"]  # fmt: skip
+    return _table(head, rows)
+
+
+def side_goals(results: dict) -> str:
+    """Memory, small calls and threads beside their goals."""
+    lines = []
+    memory = results.get("memory_bytes")
+    if memory:
+        rows = [
+            [case, f"{_mib(sizes[OURS])} ({_verdict(sizes[OURS] < GOAL_MEMORY)})", _mib(sizes.get("torchvision"))]
+            for case, sizes in memory.items()
+        ]
+        title = f"forward + backward, peak memory beyond the tensors (goal: under {_mib(GOAL_MEMORY)})"
+        lines.append(_table([title, OURS, "torchvision"], rows))
+    latency = results.get("latency_ns")
+    if latency:
+        ours, dense = latency[OURS] / 1e3, latency[CONV] / 1e3
+        lines.append(
+            f"A call on a 1x8x5x5 input without gradients takes {ours:.1f} us, `F.conv2d`'s {dense:.1f} us "
+            f"(goal: at most that; {_verdict(ours <= dense)})."
+        )
+    rows = [list(_scaling_row(record)) for record in results["contests"] if OURS + ONE_THREAD in record["ms"]]
+    if rows:
+        head = ["gain from all threads", "direction", OURS, CONV, f"ours / {CONV}'s (goal {GOAL_SCALING:.0%})"]
+        lines.append(_table(head, rows))
+    return "\n\n".join(lines)
+
+
+def time_tables(results: dict) -> Iterator[tuple[str, str]]:
+    """(title, table) of each operator, direction, dtype, layout, batch and thread count."""
+    groups: dict[str, list[Record]] = {}
+    for r in results["contests"]:
+        threads = "1 thread" if r["threads"] == 1 else f"{r['threads']} threads"
+        kind = f"{r['op']} {r['direction']}, {r['dtype']}, {r['layout']}, batch {r['batch']}, {threads}"
+        groups.setdefault(kind, []).append(r)
+    ceiling = results["machine"]["fma_gflops"]
+    for title, records in groups.items():
+        names = list(dict.fromkeys(name for r in records for name in r["ms"]))
+        head = ["shape", *(f"{name}, ms" for name in names), "GFLOP/s", "of FMA ceiling", "GB/s", "largest error"]
+        yield f"{title} (median)", _table(head, [_time_row(r, names, ceiling) for r in records])
+
+
+def skipped_list(contests: Sequence[Record]) -> str:
+    """Who did not run, why, and in how many contests."""
+    reasons: dict[tuple[str, str], int] = {}
+    for record in contests:
+        for name, reason in record["skipped"].items():
+            reasons[name, reason] = reasons.get((name, reason), 0) + 1
+    lines = [f"- {name}: {reason} ({count} of {len(contests)})" for (name, reason), count in reasons.items()]
+    return "Skipped:\n\n" + "\n".join(lines) if lines else ""
+
+
+def compare(new: dict, base: dict) -> str:
+    """flexor's time in `base` over that in `new` for each contest that both have; above 1 is faster now."""
+    before = {_key(record): record for record in base["contests"]}
+    rows = []
+    for record in new["contests"]:
+        old = before.get(_key(record))
+        if old is None or OURS not in record["ms"] or OURS not in old["ms"]:
+            continue
+        was, now = min(old["ms"][OURS]), min(record["ms"][OURS])
+        rows.append([*map(str, _key(record)), f"{was:.3g}", f"{now:.3g}", f"{was / now:.2f}x"])
+    rows.sort(key=lambda row: float(row[-1][:-1]))
+    head = ["op", "shape", "direction", "batch", "dtype", "layout", "threads", "base ms", "new ms", "base / new"]
+    return _table(head, rows)
+
+
+def _key(record: Record) -> tuple:
+    return tuple(record[field] for field in ("op", "case", "direction", "batch", "dtype", "layout", "threads"))
+
+
+def _find(results: dict, case: str, direction: str, layout: str = "contiguous") -> Record | None:
+    wanted = ("deform_conv2d", case, direction, 1, "float32", layout, 1)
+    return next((record for record in results["contests"] if _key(record) == wanted), None)
+
+
+def _ratio_cell(record: Record, peer: str, goal: float, ceiling: float) -> str:
+    ratios = speedups(record, peer)
+    if not ratios:
+        return f"{peer} absent"
+    middle, least = summary(ratios)
+    # What a kernel at the FMA ceiling would reach: a goal beyond it cannot be met on this machine.
+    bound = median(record["ms"][peer]) / (record["flops"] / ceiling / 1e6)
+    unreachable = f"; {bound:.2g}x at the FMA ceiling" if bound < goal else ""
+    return f"**{middle:.3g}x** (least {least:.3g}x; goal {goal:g}x, {_verdict(middle >= goal)}{unreachable})"
+
+
+def _dense_cell(results: dict, case: str, goal: Goal) -> str:
+    cells = []
+    for layout, wanted in (("contiguous", goal.dense), ("channels_last", goal.dense_channels_last)):
+        record = _find(results, case, FORWARD, layout)
+        if record is None or (layout == "channels_last" and wanted is None):
+            continue
+        share = median(speedups(record, CONV))
+        label = "" if layout == "contiguous" else f" {layout}"
+        verdict = f"(goal {wanted:.0%}, {_verdict(share >= wanted)})" if wanted else "(bound by offsets and masks)"
+        cells.append(f"**{share:.0%}**{label} {verdict}")
+    return ", ".join(cells)
+
+
+def _scaling_row(record: Record) -> Iterator[str]:
+    ours, dense = (median(speedups(record, name + ONE_THREAD, name)) for name in (OURS, CONV))
+    yield f"{record['case']}, batch {record['batch']}, {record['threads']} threads"
+    yield record["direction"]
+    yield f"{ours:.2f}x"
+    yield f"{dense:.2f}x"
+    yield f"{ours / dense:.0%} ({_verdict(ours / dense >= GOAL_SCALING)})"
+
+
+def _time_row(record: Record, names: Sequence[str], ceiling: float) -> list[str]:
+    times = record["ms"]
+    cells = [f"{median(times[name]):.3g}" if name in times else "-" for name in names]
+    seconds = median(times[OURS]) / 1e3
+    gflops = record["flops"] / seconds / 1e9
+    of_ceiling = f"{gflops / ceiling:.0%}" if record["threads"] == 1 and record["dtype"] == "float32" else "-"
+    return [
+        record["case"], *cells, f"{gflops:.3g}", of_ceiling,
+        f"{record['bytes'] / seconds / 1e9:.3g}", f"{record['error'][OURS]:.0e}",
+    ]  # fmt: skip
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _verdict(met: bool) -> str:
+    return "met" if met else "not met"
+
+
+def _mib(size: int | None) -> str:
+    return "absent" if size is None else f"{size / 2**20:.1f} MiB"
