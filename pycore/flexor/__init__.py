@@ -3,9 +3,11 @@
 
 import torch  # noqa: F401  # first: flexor._C then shares torch's OpenMP runtime
 
-from . import _C, ops, reference  # noqa: F401
+from . import compat, nn, ops, reference
 from ._backend import set_backend
+from ._info import explain, info
+from ._replace import replace
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "ops", "reference", "set_backend"]
+__all__ = ["__version__", "compat", "explain", "info", "nn", "ops", "reference", "replace", "set_backend"]

@@ -31,6 +31,11 @@ def set_backend(name: str | None) -> None:
     _forced = None if name is None else _known(name)
 
 
+def forced() -> str | None:
+    """The backend set for the whole process, None for the automatic choice."""
+    return _forced
+
+
 def choose(op: str, device: torch.device, dtype: torch.dtype, backend: str | None = None) -> str:
     """The backend that a call runs on: the one asked for, else the one forced, else the first that can."""
     name = backend or _forced
@@ -81,7 +86,7 @@ def _why_not_triton(op: str, device: torch.device, dtype: torch.dtype) -> str | 
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None if device.type in ("cpu", "cuda") else f"the tensors are on {device}"
     if device.type != "cuda":
-        return f"the tensors are on {device}, not on a GPU"
+        return f"it needs a GPU, the tensors are on {device}"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
     return None

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modules that hold the parameters of the ops."""
+
+from .deform_conv2d import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d, ModulatedDeformConv2dPack
+
+__all__ = ["DeformConv2d", "DeformConv2dPack", "ModulatedDeformConv2d", "ModulatedDeformConv2dPack"]

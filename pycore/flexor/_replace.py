@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Swapping other packages' deformable layers for flexor's, in a model that is already built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import nn
+
+from .compat import mmcv
+from .nn import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d, ModulatedDeformConv2dPack
+
+# By name, so that neither package needs to be installed. Each twin has its original's attributes.
+_TWINS: dict[str, type[nn.Module]] = {
+    "torchvision.ops.deform_conv.DeformConv2d": DeformConv2d,
+    "mmcv.ops.deform_conv.DeformConv2d": mmcv.DeformConv2d,
+    "mmcv.ops.deform_conv.DeformConv2dPack": DeformConv2dPack,
+    "mmcv.ops.modulated_deform_conv.ModulatedDeformConv2d": ModulatedDeformConv2d,
+    "mmcv.ops.modulated_deform_conv.ModulatedDeformConv2dPack": ModulatedDeformConv2dPack,
+}
+
+
+class Entry(NamedTuple):
+    """One layer: its name in the model, its class, and what became of it."""
+
+    name: str
+    original: str
+    outcome: str
+
+
+@dataclass
+class Report:
+    """What `replace` did; printing it gives a table."""
+
+    swapped: list[Entry] = field(default_factory=list)
+    left: list[Entry] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        rows = [Entry("layer", "was", "is now")] + self.swapped
+        rows += [Entry(e.name, e.original, f"left: {e.outcome}") for e in self.left]
+        widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
+        lines = [f"{row.name:<{widths[0]}}  {row.original:<{widths[1]}}  {row.outcome}" for row in rows]
+        return "\n".join([*lines, f"{len(self.swapped)} swapped, {len(self.left)} left"])
+
+
+def replace(model: nn.Module) -> Report:
+    """Swaps torchvision's and mmcv's deformable layers for flexor's, in place.
+
+    Every layer stays the object it was: its parameters, buffers, hooks, training flag, dtype and device, and every
+    reference to it. Only its class changes, and with it the code that runs.
+
+    Args:
+        model: any module, the layer itself included.
+
+    Returns:
+        What was swapped, and which deformable layers were left and why.
+
+    Source:
+        torchvision.ops.DeformConv2d; mmcv.ops.DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d(Pack).
+    """
+    report = Report()
+    for name, module in list(model.named_modules()):
+        original = _qualified(type(module))
+        if original.startswith("flexor."):
+            continue
+        twin = _TWINS.get(original)
+        reason = _why_left(module) if twin is not None else _why_unknown(module)
+        if twin is not None and reason is None:
+            module.__class__ = twin
+            if not hasattr(module, "bias"):
+                module.register_parameter("bias", None)  # mmcv's layers without a bias lack the attribute
+            report.swapped.append(Entry(name or "(model)", original, _qualified(twin)))
+        elif reason is not None:
+            report.left.append(Entry(name or "(model)", original, reason))
+    return report
+
+
+def _why_left(module: nn.Module) -> str | None:
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance"
+    return None
+
+
+def _why_unknown(module: nn.Module) -> str | None:
+    """Why a layer that looks like a deformable convolution is not touched; None for one that does not look it."""
+    for base in type(module).__mro__[1:]:
+        if _qualified(base) in _TWINS:
+            return f"a subclass of {_qualified(base)}, which may do something else"
+    name = type(module).__name__
+    if "deform" in name.lower() or "dcn" in name.lower():
+        return "no layer that flexor knows"
+    return None
+
+
+def _qualified(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
