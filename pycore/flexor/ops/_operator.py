@@ -112,13 +112,15 @@ class Operator(ABC):
             return self.op(*tensors, *params, backend)
         if torch.is_grad_enabled() and _any_requires_grad(*tensors):
             return self.function.apply(self, self.forward, *tensors, *params, backend)
-        if backend is None and self._cpu_is_automatic and _backend._forced is None and tensors[0].is_cpu:
+        if backend is None and self._cpu_is_automatic and _backend._forced is None and getattr(tensors[0], "is_cpu", False):
             return self._cpu_forward(tensors, params)
         return self.forward(*tensors, *params, backend)
 
     def forward(self, *args: Any) -> Tensor:
         """Runs the op, below autograd; args end with the backend's name or None."""
         input, args, backend = args[0], args[:-1], args[-1]
+        if input is None:
+            self.check(*args)
         name = _backend.choose(self.name, input.device, input.dtype, backend)
         if name == "cpu":
             self._cpu_is_automatic |= backend is None and _backend._forced is None
