@@ -43,22 +43,21 @@ def pixel_block(block, pixels, width, INDEX: tl.constexpr, BLOCK_M: tl.constexpr
 def bilinear_cell(y, x, height, width, INDEX: tl.constexpr, INCLUSIVE: tl.constexpr):
     """Top left corner and fractions of the cell that holds (y, x), and the scale of its sample.
 
-    The cell of a point in (-1, height) x (-1, width) is (floor(y), floor(x)). Elsewhere the sample is 0, at
-    a NaN it is NaN: the fractions are then 0, the corner is (0, 0), `inside` is false and the scale is 0 or
-    NaN. The backward counts exactly -1 as inside (INCLUSIVE): the sample is 0 either way, its gradient is
+    The cell of a point in (-1, height) x (-1, width) is (floor(y), floor(x)). Elsewhere the sample is 0, and
+    NaN where y or x is: the fractions are then 0, the corner is (0, 0), `inside` is false and the scale is 0
+    or NaN. The backward counts exactly -1 as inside (INCLUSIVE): the sample is 0 either way, its gradient is
     that of the cell to the right.
     """
+    nan = (y != y) | (x != x)
     if INCLUSIVE:
-        outside = (y < -1) | (y >= height) | (x < -1) | (x >= width)
         inside = (y >= -1) & (y < height) & (x >= -1) & (x < width)
     else:
-        outside = (y <= -1) | (y >= height) | (x <= -1) | (x >= width)
         inside = (y > -1) & (y < height) & (x > -1) & (x < width)
     y = tl.where(inside, y, 0.0)
     x = tl.where(inside, x, 0.0)
     top = tl.floor(y)
     left = tl.floor(x)
-    scale = tl.where(inside, 1.0, tl.where(outside, 0.0, float("nan"))).to(y.dtype)
+    scale = tl.where(inside, 1.0, tl.where(nan, float("nan"), 0.0)).to(y.dtype)
     return top.to(INDEX), left.to(INDEX), y - top, x - left, inside, scale
 
 
@@ -95,12 +94,18 @@ def load_corners(plane, corners, exists, channel_offset, channel_valid, COMPUTE:
     )
 
 
+# Fixed-point sums stay within +-2^60; a sum that met a value without a fixed point ends above 2^61.
+FIXED_POINT_BITS = 60
+NOT_FINITE = tl.constexpr(2**62)
+
+
 @triton.jit
-def scatter_add(accumulator, overflow, at, valid, value, scale):
+def scatter_add(accumulator, at, valid, value, scale):
     """Adds values into the gradient of an image, by atomics.
 
     With a scale (deterministic mode) the sum runs in fixed point, round(value * scale) as int64, so that
-    its bits do not depend on the order. A value that has no fixed point (inf, NaN) raises the element's flag.
+    its bits do not depend on the order. A value that has no fixed point (inf, NaN) lifts the sum to 2^62 by
+    a maximum; whatever is added before or after, it ends above 2^61, which reads as NaN.
     """
     if scale is None:
         tl.atomic_add(accumulator + at, value, mask=valid, sem="relaxed")
@@ -108,38 +113,33 @@ def scatter_add(accumulator, overflow, at, valid, value, scale):
         finite = tl.abs(value) < float("inf")
         fixed = tl.floor(tl.where(finite, value, 0.0).to(tl.float64) * scale + 0.5).to(tl.int64)
         tl.atomic_add(accumulator + at, fixed, mask=valid & finite, sem="relaxed")
-        tl.atomic_or(overflow + at, 1, mask=valid & (finite == 0), sem="relaxed")
+        tl.atomic_max(accumulator + at, NOT_FINITE, mask=valid & (finite == 0), sem="relaxed")
 
 
 class ImageGradient:
     """The buffer that kernels scatter the gradient of an image into.
 
-    float: one float32 (float64) sum per element, in no fixed order. Deterministic: 64-bit fixed point. A sum
-    of n terms bounded by b stays below 2^62 with a scale of 2^(61 - exponent(n b)), hence its absolute error
-    is at most n 2^-62 n b: far below float32's for any realistic n.
+    Plain: one float32 (float64) sum per element, in no fixed order. Deterministic: 64-bit fixed point. With n
+    terms bounded by b the scale is 2^(60 - exponent(n b)), so that no sum overflows and the absolute error of
+    a term is at most n b 2^-60, far below float32's for any realistic n.
     """
 
     def __init__(self, image: torch.Tensor, term_bound: torch.Tensor | None, terms: int):
         self.dtype = image.dtype
-        self.memory_format = memory_format(image)
+        self.scale = None
         compute = torch.float64 if image.dtype == torch.float64 else torch.float32
-        self.scale = self.flags = None
         if term_bound is not None:
             _, exponent = torch.frexp(term_bound.double() * terms)
-            self.scale = torch.ldexp(torch.ones_like(term_bound, dtype=torch.float64), 61 - exponent)
-            self.flags = self._zeros(image, torch.int32)
+            self.scale = torch.ldexp(torch.ones_like(term_bound, dtype=torch.float64), FIXED_POINT_BITS - exponent)
             compute = torch.int64
-        self.sum = self._zeros(image, compute)
-
-    def _zeros(self, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        buffer = torch.empty(image.shape, dtype=dtype, device=image.device, memory_format=self.memory_format)
-        return buffer.zero_()
+        self.sum = torch.empty(image.shape, dtype=compute, device=image.device, memory_format=memory_format(image))
+        self.sum.zero_()
 
     def result(self) -> torch.Tensor:
         if self.scale is None:
             return self.sum.to(self.dtype)
-        total = self.sum.double().div_(self.scale)
-        return total.masked_fill_(self.flags != 0, float("nan")).to(self.dtype)
+        gradient = self.sum.double().div_(self.scale)
+        return gradient.masked_fill_(self.sum > 2 ** (FIXED_POINT_BITS + 1), float("nan")).to(self.dtype)
 
 
 def largest_finite(tensor: torch.Tensor) -> torch.Tensor:

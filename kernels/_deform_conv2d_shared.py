@@ -128,6 +128,10 @@ def dot_precision(input: torch.Tensor) -> str:
     return "tf32" if tf32 else "ieee"
 
 
+def uses_tensor_cores(input: torch.Tensor) -> bool:
+    return input.dtype.itemsize == 2 or dot_precision(input) == "tf32"
+
+
 def pack_weight(weight: torch.Tensor, shape: Shape) -> torch.Tensor:
     """(outputs, group_channels, kh, kw) -> (channels, taps, padded_outputs), zeros in the padding."""
     packed = weight.new_zeros(shape.groups, shape.group_channels, shape.taps, shape.padded_outputs)

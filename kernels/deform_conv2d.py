@@ -52,6 +52,7 @@ from ._deform_conv2d_shared import (
     pack_weight,
     pair_lanes,
     sample_position,
+    uses_tensor_cores,
 )
 from .deform_conv2d_backward import backward
 
@@ -187,16 +188,17 @@ def forward_tile(shape: Shape, dtype: torch.dtype, tensor_cores: bool) -> Forwar
     """BLOCK_N spans all output channels of a group up to 256, so that every sample is taken once.
 
     While the grid is too small to fill a GPU, BLOCK_N is halved (samples are taken again, but in parallel).
-    Without tensor cores the operands live in registers, and blocks are smaller.
+    Without tensor cores the operands live in registers, and blocks are smaller; so are they with several
+    pairs a tile, where every lane has a position of its own.
     """
-    widest = 256 if tensor_cores else 64
     block_m = 64 if dtype != torch.float64 else 32
-    block_n = max(16, min(widest, triton.next_power_of_2(shape.group_outputs)))
-    lanes, pairs = Lanes.of(shape.run, 32 if tensor_cores else 16)
+    block_n = max(16, min(256 if tensor_cores else 64, triton.next_power_of_2(shape.group_outputs)))
+    lanes, pairs = Lanes.of(shape.run, 32 if tensor_cores and shape.run >= 16 else 16)
     programs = shape.batch * shape.groups * triton.cdiv(shape.pixels, block_m)
     while block_n > 64 and programs * triton.cdiv(shape.group_outputs, block_n) < BUSY_GRID:
         block_n //= 2
-    return ForwardTile(block_m, block_n, lanes, pairs, num_warps=8 if block_n == 256 else 4, num_stages=2)
+    num_warps = 8 if block_n == 256 or not tensor_cores or pairs > 1 else 4
+    return ForwardTile(block_m, block_n, lanes, pairs, num_warps, num_stages=2)
 
 
 def forward(
@@ -223,8 +225,7 @@ def forward(
     if output.numel() == 0:
         return output
     packed = pack_weight(weight, shape)
-    precision = dot_precision(input)
-    tile = forward_tile(shape, input.dtype, tensor_cores=input.dtype.itemsize == 2 or precision == "tf32")
+    tile = forward_tile(shape, input.dtype, uses_tensor_cores(input))
     m_blocks = triton.cdiv(shape.pixels, tile.BLOCK_M)
     n_blocks = triton.cdiv(shape.group_outputs, tile.BLOCK_N)
     with on_device(input):
@@ -246,7 +247,7 @@ def forward(
             PIXEL_AXIS=pixel_axis(output),
             INDEX=index_type(output, input, offset, mask, packed[None]),
             COMPUTE=compute_type(input),
-            PRECISION=precision,
+            PRECISION=dot_precision(input),
             **tile._asdict(),
         )  # fmt: skip
     return output

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -34,6 +36,7 @@ from ._deform_conv2d_shared import (
     pack_weight,
     pair_lanes,
     sample_position,
+    uses_tensor_cores,
 )
 
 
@@ -51,7 +54,6 @@ def sum_pairs(tile, PIXEL_AXIS: tl.constexpr, BLOCK_M: tl.constexpr, LANES: tl.c
 def deform_conv2d_bwd_sample_kernel(
     grad_input,  # or None
     grad_input_strides,
-    grad_input_flags,
     fixed_point_scale,
     grad_offset,  # or None
     grad_offset_strides,
@@ -113,8 +115,6 @@ def deform_conv2d_bwd_sample_kernel(
         mask += image * mask_strides[0]
     if grad_input is not None:
         grad_input += image * grad_input_strides[0]
-        if fixed_point_scale is not None:
-            grad_input_flags += image * grad_input_strides[0]
 
     row, column, in_output = pixel_block(m_block, pixels, output_width, INDEX, BLOCK_M)
     row = on_pixels(row, PIXEL_AXIS)
@@ -212,7 +212,6 @@ def deform_conv2d_bwd_sample_kernel(
                 for i in tl.static_range(4):
                     scatter_add(
                         grad_input,
-                        grad_input_flags,
                         targets[i] + channel_tile * grad_input_strides[1],
                         exists[i] & k_valid_tile,
                         d_column * w[i],
@@ -357,6 +356,50 @@ def deform_conv2d_bwd_weight_kernel(
     tl.store(partial + tl.expand_dims(k_row, 1) + tl.expand_dims(out, 0), product, mask=valid)
 
 
+class SampleTile(NamedTuple):
+    BLOCK_M: int
+    BLOCK_O: int
+    LANES: int
+    PAIRS: int
+    num_warps: int
+    num_stages: int
+
+
+def sample_tile(
+    shape: Shape, dtype: torch.dtype, tensor_cores: bool, dense: bool, channels_last: bool, deterministic: bool
+) -> SampleTile:
+    """Tiles small enough that four corners, their products and their addresses stay in registers.
+
+    A fixed-point scatter needs twice the registers an element, so its tiles have half the pixels.
+    """
+    run = shape.run if dense else shape.offset_group_channels
+    lanes, pairs = Lanes.of(run, 32 if deterministic and channels_last else 16)
+    pixels = 512 // (lanes * pairs) if deterministic or dtype == torch.float64 else 64
+    num_warps = 8 if dtype == torch.float32 and not deterministic else 4
+    return SampleTile(pixels, 32 if tensor_cores else 16, lanes, pairs, num_warps, num_stages=2)
+
+
+class WeightTile(NamedTuple):
+    BLOCK_M: int
+    BLOCK_N: int
+    LANES: int
+    PAIRS: int
+    num_warps: int
+    num_stages: int
+
+
+def weight_tile(shape: Shape, dtype: torch.dtype) -> WeightTile:
+    """BLOCK_N spans up to 128 output channels, so that samples are seldom taken twice.
+
+    A tile of several pairs computes a position per lane, and wide operands fill registers and shared memory:
+    both take smaller tiles.
+    """
+    block_n = max(16, min(64 if dtype.itemsize > 2 else 128, triton.next_power_of_2(shape.group_outputs)))
+    small = dtype.itemsize > 2 or shape.run < 16
+    lanes, pairs = Lanes.of(shape.run, 32 if small else 64)
+    return WeightTile(32 if small else 64, block_n, lanes, pairs, num_warps=8, num_stages=2)
+
+
 def sample_gradients(
     grad_output: torch.Tensor,
     input: torch.Tensor,
@@ -381,20 +424,20 @@ def sample_gradients(
     grad_mask = allocate(mask, memory_format=torch.contiguous_format) if needs[2] else None
     if launch:
         precision = dot_precision(input)
-        tensor_cores = input.dtype.itemsize == 2 or precision == "tf32"
-        block_m = 64 if input.dtype.itemsize < 8 else 32
         dense = shape.run >= 16 or shape.offset_groups % shape.groups == 0
-        lanes, pairs = Lanes.of(shape.run if dense else shape.offset_group_channels, 32 if tensor_cores else 16)
-        units = shape.groups if dense and pairs > 1 else 1
+        tile = sample_tile(
+            shape, input.dtype, uses_tensor_cores(input), dense, pixel_axis(input) == 0, deterministic and needs[0]
+        )
+        units = shape.groups if dense and tile.PAIRS > 1 else 1
         unit_pairs = shape.offset_groups * shape.taps // units
-        m_blocks = triton.cdiv(shape.pixels, block_m)
-        pair_blocks = triton.cdiv(unit_pairs, pairs)
+        m_blocks = triton.cdiv(shape.pixels, tile.BLOCK_M)
+        pair_blocks = triton.cdiv(unit_pairs, tile.PAIRS)
         packed = pack_weight(weight, shape)
         accumulator = gradient.sum if gradient else None
         with on_device(input):
             deform_conv2d_bwd_sample_kernel[checked_grid(shape.batch * units * pair_blocks * m_blocks)](
                 accumulator, strides(accumulator),
-                gradient.flags if gradient else None, gradient.scale if gradient else None,
+                gradient.scale if gradient else None,
                 grad_offset, strides(grad_offset),
                 grad_mask, strides(grad_mask),
                 grad_output, grad_output.stride(),
@@ -416,12 +459,7 @@ def sample_gradients(
                 INDEX=index_type(accumulator, grad_offset, grad_mask, grad_output, input, offset, mask, packed[None]),
                 COMPUTE=compute_type(input),
                 PRECISION=precision,
-                BLOCK_M=block_m,
-                BLOCK_O=32 if tensor_cores else 16,
-                LANES=lanes,
-                PAIRS=pairs,
-                num_warps=4,
-                num_stages=2,
+                **tile._asdict(),
             )  # fmt: skip
     return gradient.result() if gradient else None, grad_offset, grad_mask
 
@@ -450,15 +488,11 @@ def weight_gradient(
     """Gradient of the weight; deterministic, since the number of partial sums depends on shapes alone."""
     if grad_output.numel() == 0 or weight.numel() == 0:
         return torch.zeros_like(weight)
-    precision = dot_precision(input)
-    tensor_cores = input.dtype.itemsize == 2 or precision == "tf32"
-    block_m = 64 if tensor_cores else 32
-    block_n = max(16, min(128 if tensor_cores else 64, triton.next_power_of_2(shape.group_outputs)))
-    lanes, pairs = Lanes.of(shape.run, 64 if tensor_cores else 32)
-    m_blocks = triton.cdiv(shape.pixels, block_m)
-    n_blocks = triton.cdiv(shape.group_outputs, block_n)
+    tile = weight_tile(shape, input.dtype)
+    m_blocks = triton.cdiv(shape.pixels, tile.BLOCK_M)
+    n_blocks = triton.cdiv(shape.group_outputs, tile.BLOCK_N)
     group_pairs = shape.group_channels // shape.run * shape.taps
-    k_blocks = triton.cdiv(group_pairs, pairs) * triton.cdiv(shape.run, lanes)
+    k_blocks = triton.cdiv(group_pairs, tile.PAIRS) * triton.cdiv(shape.run, tile.LANES)
     tiles = shape.groups * k_blocks * n_blocks
     splits = max(1, min(shape.batch * m_blocks, triton.cdiv(2 * BUSY_GRID, tiles)))
     compute = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -482,13 +516,8 @@ def weight_gradient(
             PIXEL_AXIS=pixel_axis(input),
             INDEX=index_type(grad_output, input, offset, mask),
             COMPUTE=compute_type(input),
-            PRECISION=precision,
-            BLOCK_M=block_m,
-            BLOCK_N=block_n,
-            LANES=lanes,
-            PAIRS=pairs,
-            num_warps=4,
-            num_stages=2,
+            PRECISION=dot_precision(input),
+            **tile._asdict(),
         )  # fmt: skip
     packed = partial.sum(0).view(shape.groups, shape.group_channels, shape.taps, shape.group_outputs)
     return packed.permute(0, 3, 1, 2).reshape(weight.shape).to(weight.dtype)
