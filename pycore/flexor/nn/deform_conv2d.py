@@ -139,7 +139,10 @@ class DeformGroupsConv2d(nn.Module):
 
 
 class _RenamedOffsetConv(nn.Module):
-    """Loads checkpoints from before version 2, where `conv_offset` stood beside the layer as `<layer>_offset`."""
+    """Loads checkpoints from before version 2, where `conv_offset` stood beside the layer as `<layer>_offset`.
+
+    That takes a loader that shows every module all keys, as mmengine's does; torch's own shows it those below it.
+    """
 
     _version = 2
 
