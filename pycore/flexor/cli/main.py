@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of the `flexor` command; the command itself is in app.py."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say in one line which package it lacks."""
+    try:
+        from .app import app
+    except ModuleNotFoundError as error:
+        sys.exit(f"flexor: the command line needs the package {error.name}: pip install 'flexor[cli]'")
+    app()
+
+
+if __name__ == "__main__":
+    main()
