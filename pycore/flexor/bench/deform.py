@@ -281,9 +281,7 @@ def extras() -> dict[str, Callable[[], object]]:
 def peak_memory() -> dict[str, dict[str, int | None]]:
     """Peak bytes of forward and backward beyond the tensors, by case and contestant; None for an absent peer."""
     task = f"{__name__}:memory_call"
-    return {
-        case.name: {name: peak_extra_of(task, case.name, name) for name in (OURS, "torchvision")} for case in TABLE
-    }
+    return {case.name: {name: peak_extra_of(task, case.name, name) for name in (OURS, "torchvision")} for case in TABLE}
 
 
 def memory_call(case_name: str, contestant: str) -> Call:
@@ -298,7 +296,9 @@ def small_call_latency() -> dict[str, float]:
     """Nanoseconds of one call on a 1x8x5x5 input without gradients, ours and F.conv2d's."""
     inputs = make_inputs(Case("8@5x5 dg1", 8, 5, 5))
     x, offset, weight, bias, mask = inputs.leaves
-    return latency_ns({
-        OURS: lambda: deform_conv2d(x, offset, weight, bias, padding=(1, 1), mask=mask),
-        CONV: lambda: F.conv2d(x, weight, bias, padding=1),
-    })
+    return latency_ns(
+        {
+            OURS: lambda: deform_conv2d(x, offset, weight, bias, padding=(1, 1), mask=mask),
+            CONV: lambda: F.conv2d(x, weight, bias, padding=1),
+        }
+    )

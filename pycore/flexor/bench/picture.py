@@ -9,64 +9,78 @@ from statistics import median
 from .contest import FORWARD, OURS, TRAINING, Record, speedups
 
 COLORS = {"torchvision": "#3b6fb6", "onnxruntime": "#e08a2e", "grid_sample": "#5a9e6f", "F.conv2d": "#9a9a9a"}
+LABELS = {"F.conv2d": "F.conv2d (same shape, nothing deformed)"}
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+FORMATS = (".svg", ".png", ".pdf")
 
 
 def draw(results: dict, path: Path) -> None:
     """Draws one-thread, float32, batch 1 results; the suffix of `path` names the format (svg, png, pdf).
 
-    Raises: ImportError without matplotlib.
+    Raises: ImportError without matplotlib, ValueError for another suffix.
     """
+    if path.suffix not in FORMATS:
+        raise ValueError(f"bench: the picture's suffix must be one of {', '.join(FORMATS)}, got {path.name}")
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "flexor"
     import matplotlib.pyplot as plt
 
-    records = [r for r in results["contests"] if _is_plain(r) and OURS in r["ms"]]
-    panels = [d for d in (FORWARD, TRAINING) if any(r["direction"] == d for r in records)]
-    rows = max(sum(r["direction"] == d for r in records) for d in panels)
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels) + 1, 1.6 + 0.55 * rows), squeeze=False,
-                                sharex=True)  # fmt: skip
-    for axis, direction in zip(axes[0], panels, strict=True):
-        _draw_panel(axis, direction, [r for r in records if r["direction"] == direction])
-    axes[0][-1].legend(*_legend(axes[0]), loc="lower right", frameon=False, fontsize=8)
-    machine = results["machine"]
-    figure.suptitle(f"{results['family']}: times faster than (1 thread, {machine['cpu']}, {machine['isa']})", fontsize=10)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=130)
-    plt.close(figure)
+    panels = [_bars(results["contests"], direction) for direction in (FORWARD, TRAINING)]
+    with matplotlib.rc_context({"svg.hashsalt": "flexor", "font.size": 8}):
+        height = 1.8 + 0.14 * max(map(len, panels)) + 0.1 * max(len({bar[0] for bar in bars}) for bars in panels)
+        figure, axes = plt.subplots(1, 2, figsize=(11, height), sharex=True)
+        for axis, title, bars in zip(axes, (FORWARD, TRAINING), panels, strict=True):
+            _draw_panel(axis, title, bars)
+        _set_scale(axes[0], [ratio for bars in panels for _, _, ratio in bars])
+        figure.suptitle(
+            f"How many times faster flexor is than each peer: one thread of {results['machine']['cpu']}, "
+            f"{results['machine']['isa']}, float32, batch 1"
+        )
+        used = [peer for peer in COLORS if any(bar[1] == peer for bars in panels for bar in bars)]
+        patches = [matplotlib.patches.Patch(color=COLORS[peer], label=LABELS.get(peer, peer)) for peer in used]
+        figure.legend(handles=patches, loc="lower center", ncols=len(used), frameon=False)
+        figure.tight_layout(rect=(0, 0.35 / height, 1, 1))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=130)
+        plt.close(figure)
 
 
-def _is_plain(record: Record) -> bool:
-    return (record["dtype"], record["layout"], record["batch"], record["threads"]) == ("float32", "contiguous", 1, 1)
-
-
-def _draw_panel(axis, direction: str, records: list[Record]) -> None:
-    peers = [name for name in COLORS if any(name in r["ms"] for r in records)]
-    height = 0.8 / max(1, len(peers))
-    for row, record in enumerate(records):
-        for place, peer in enumerate(peers):
-            ratios = speedups(record, peer)
-            if not ratios:
-                continue
-            y, ratio = row - 0.4 + (place + 0.5) * height, median(ratios)
-            axis.barh(y, ratio, height * 0.9, color=COLORS[peer], label=peer)
-            axis.text(ratio * 1.05, y, f"{ratio:.2g}", va="center", fontsize=7)
+def _bars(contests: list[Record], direction: str) -> list[tuple[str, str, float]]:
+    """(shape, peer, median ratio) of the plain contests of a direction."""
+    plain = ("float32", "contiguous", 1, 1, direction)
+    records = [r for r in contests if (r["dtype"], r["layout"], r["batch"], r["threads"], r["direction"]) == plain]
     several_ops = len({r["op"] for r in records}) > 1
-    axis.set_yticks(range(len(records)), [f"{r['op']} {r['case']}" if several_ops else r["case"] for r in records])
+    return [
+        (f"{r['op']} {r['case']}" if several_ops else r["case"], peer, median(ratios))
+        for r in records
+        for peer in COLORS
+        if (ratios := speedups(r, peer, OURS))
+    ]
+
+
+def _draw_panel(axis, title: str, bars: list[tuple[str, str, float]]) -> None:
+    y, ticks = 0.0, []
+    for shape in dict.fromkeys(bar[0] for bar in bars):
+        first = y
+        for _, peer, ratio in (bar for bar in bars if bar[0] == shape):
+            axis.barh(y, ratio - 1, 0.9, left=1, color=COLORS[peer])
+            axis.text(max(ratio, 1) * 1.05, y, f"{ratio:.2g}", va="center", fontsize=7)
+            y += 1
+        ticks.append(((first + y - 1) / 2, shape))
+        y += 0.7
+    axis.set_yticks([place for place, _ in ticks], [shape for _, shape in ticks])
     axis.invert_yaxis()
-    axis.set_xscale("log")
-    axis.set_xlim(right=axis.get_xlim()[1] * 1.4)
-    axis.axvline(1, color="black", linewidth=0.8)
-    axis.set_title(direction, fontsize=9)
-    axis.tick_params(labelsize=8)
+    axis.set_title(title, fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(axes) -> tuple[list, list[str]]:
-    found = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    return list(found.values()), list(found)
+def _set_scale(axis, ratios: list[float]) -> None:
+    low, high = min([*ratios, 0.5]) / 1.2, max([*ratios, 2]) * 1.5
+    axis.set_xscale("log")
+    axis.set_xlim(low, high)
+    shown = [tick for tick in TICKS if low <= tick <= high]
+    axis.set_xticks(shown, [f"{tick:g}x" for tick in shown])
+    axis.set_xticks([], minor=True)
+    for panel in axis.figure.axes:
+        panel.axvline(1, color="black", linewidth=0.8)

@@ -42,13 +42,15 @@ def goal_table(results: dict) -> str:
         if forward is None or training is None:
             continue
         ceiling = results["machine"]["fma_gflops"]
-        rows.append([
-            case,
-            _ratio_cell(forward, "torchvision", goal.forward, ceiling),
-            _ratio_cell(training, "torchvision", goal.training, ceiling),
-            _ratio_cell(forward, "onnxruntime", goal.onnxruntime, ceiling),
-            _dense_cell(results, case, goal),
-        ])
+        rows.append(
+            [
+                case,
+                _ratio_cell(forward, "torchvision", goal.forward, ceiling),
+                _ratio_cell(training, "torchvision", goal.training, ceiling),
+                _ratio_cell(forward, "onnxruntime", goal.onnxruntime, ceiling),
+                _dense_cell(results, case, goal),
+            ]
+        )
     head = ["shape", "forward, x torchvision", "forward + backward, x torchvision", "forward, x onnxruntime",
             "forward: time of F.conv2d / ours"]  # fmt: skip
     return _table(head, rows)

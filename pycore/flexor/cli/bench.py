@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -13,14 +14,20 @@ from .. import bench
 from ..bench import picture, report
 from ..bench.contest import OURS, Record, speedups
 
+# Broken in two, so that the table fits 80 columns.
+HEADINGS = {"torchvision": "torch-\nvision", "onnxruntime": "onnx-\nruntime", "grid_sample": "grid_\nsample",
+            "F.conv2d": "F.\nconv2d", "F.conv2d, 1 thread": "F.conv2d\n1 thread", "flexor, 1 thread": "flexor\n1 thread"}
 
 def run(
     family: str, json: Path | None, picture_file: Path | None, everything: bool, console: Console
 ) -> dict[str, Any]:
     """Measures `family`, prints its tables, and writes the files that were asked for.
 
-    Raises: AssertionError when a contestant computes something wrong, OSError when a file cannot be written.
+    Raises: AssertionError when a contestant computes something wrong, OSError when a file cannot be written,
+    ValueError for a picture's unknown suffix.
     """
+    if picture_file is not None and picture_file.suffix not in picture.FORMATS:
+        raise ValueError(f"--picture must end in one of {', '.join(picture.FORMATS)}, got {picture_file.name}")
     for file in filter(None, (json, picture_file)):
         file.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work
     results = _measure(family, everything, console)
@@ -36,28 +43,43 @@ def run(
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
-    """One table for each operator and direction: time, share of the FMA ceiling, and times over each peer."""
-    groups: dict[tuple[str, str], list[Record]] = {}
+    """Times, share of the FMA ceiling and times over each peer, by operator, direction and threads; memory."""
+    groups: dict[str, list[Record]] = {}
     for record in results["contests"]:
-        groups.setdefault((record["op"], record["direction"]), []).append(record)
-    return [_table(f"{op}, {direction}", records, results["machine"]) for (op, direction), records in groups.items()]
+        threads = f", {record['threads']} threads" if record["threads"] > 1 else ""
+        groups.setdefault(f"{record['op']}, {record['direction']}{threads}", []).append(record)
+    found = [_times(title, records, results["machine"]) for title, records in groups.items()]
+    if memory := results.get("memory_bytes"):
+        found.append(_memory(memory))
+    return found
 
 
-def _table(title: str, records: list[Record], machine: dict[str, Any]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _times(title: str, records: list[Record], machine: dict[str, Any]) -> Table:
     peers = list(dict.fromkeys(name for record in records for name in record["ms"] if name != OURS))
-    for heading in ("shape", f"{OURS} ms", "GFLOP/s", "of FMA ceiling", *(f"x {peer}" for peer in peers)):
-        table.add_column(heading, justify="left" if heading == "shape" else "right")
+    table = _table(title, "shape", "ms", "GFLOP\n/s", "% of\nFMA", *(HEADINGS.get(peer, peer) for peer in peers))
     for record in records:
         ms = median(record["ms"][OURS])
         gflops = record["flops"] / ms / 1e6
         comparable = record["threads"] == 1 and record["dtype"] == "float32"
-        ratios = [speedups(record, peer) for peer in peers]
-        table.add_row(
-            _shape(record), f"{ms:.3g}", f"{gflops:.3g}",
-            f"{gflops / machine['fma_gflops']:.0%}" if comparable else "",
-            *(f"{median(ratio):.3g}" if ratio else "-" for ratio in ratios),
-        )  # fmt: skip
+        share = f"{100 * gflops / machine['fma_gflops']:.0f}" if comparable else ""
+        ratios = (speedups(record, peer) for peer in peers)
+        cells = (f"{median(ratio):.3g}" if ratio else "-" for ratio in ratios)
+        table.add_row(_shape(record), f"{ms:.3g}", f"{gflops:.3g}", share, *cells)
+    return table
+
+
+def _memory(memory: dict[str, dict[str, int | None]]) -> Table:
+    table = _table("Peak memory of forward+backward beyond the tensors, MiB", "shape", *next(iter(memory.values())))
+    for case, sizes in memory.items():
+        table.add_row(case, *("absent" if size is None else f"{size / 2**20:.1f}" for size in sizes.values()))
+    return table
+
+
+def _table(title: str, first: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
@@ -73,12 +95,7 @@ def _shape(record: Record) -> str:
 
 
 def _remarks(results: dict[str, Any]) -> list[str]:
-    remarks = ["x PEER: the peer's time over flexor's in the same round, median over rounds; above 1 flexor is faster."]
-    for case, sizes in results.get("memory_bytes", {}).items():
-        peers = ", ".join(
-            f"{name} {'absent' if size is None else f'{size / 2**20:.1f} MiB'}" for name, size in sizes.items()
-        )
-        remarks.append(f"Peak memory of forward+backward beyond the tensors, {case}: {peers}.")
+    remarks = ["ms: flexor's time. Under a peer: its time over flexor's; above 1 flexor is faster (medians)."]
     if latency := results.get("latency_ns"):
         calls = ", ".join(f"{name} {ns / 1e3:.1f} us" for name, ns in latency.items())
         remarks.append(f"One call on a 1x8x5x5 input without gradients: {calls}.")
