@@ -236,7 +236,9 @@ def test_trace_and_symbolic_trace():
 
 @pytest.mark.compiles
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("options", [{"deform_groups": 2}, {"stride": 2, "padding": (1, 2), "groups": 2, "bias": False}])
+@pytest.mark.parametrize(
+    "options", [{"deform_groups": 2}, {"stride": 2, "padding": (1, 2), "groups": 2, "bias": False}]
+)
 def test_onnx(options):
     """The exported model is a standard DeformConv, and onnxruntime computes the same."""
     onnx = pytest.importorskip("onnx")

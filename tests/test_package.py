@@ -20,7 +20,9 @@ LAYERS = ("reference", "kernels", "ops", "nn", "models", "codec")  # each may im
 
 def imports(path: Path) -> set[str]:
     """Absolute names that a source file imports, relative imports resolved."""
-    package = ("flexor", *path.relative_to(PACKAGE).parts[:-1]) if path.is_relative_to(PACKAGE) else ("flexor", "kernels")
+    package = (
+        ("flexor", *path.relative_to(PACKAGE).parts[:-1]) if path.is_relative_to(PACKAGE) else ("flexor", "kernels")
+    )
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -41,9 +43,11 @@ def test_imports_run_one_way(path):
     names = imports(path)
     assert not {n for n in names if n.split(".")[0] == "kernels"}, "a bare `kernels` is a second copy of flexor.kernels"
     if parts[0] in LAYERS:
-        later = LAYERS[LAYERS.index(parts[0]) + 1 :] + ("compat", "cli", "bench")
+        later = (*LAYERS[LAYERS.index(parts[0]) + 1 :], "compat", "cli", "bench")
         assert not {n for n in names if n.startswith("flexor.") and n.split(".")[1] in later}
-    assert path.read_text() == "" or path.read_text().startswith("# SPDX-License-Identifier: Apache-2.0"), "no licence line"
+    assert path.read_text() == "" or path.read_text().startswith("# SPDX-License-Identifier: Apache-2.0"), (
+        "no licence line"
+    )
 
 
 def small():
@@ -120,6 +124,7 @@ def run(code: str, **environment: str) -> str:
 
 
 def test_environment():
-    code = "import torch, flexor; x = torch.zeros(1, 2, 3, 3); print(flexor.explain('warp2d', x, x), flexor._C.active_isa())"
+    code = "import torch, flexor; x = torch.zeros(1, 2, 3, 3); print(flexor.explain('warp2d', x, x))"
+    code += "; print(flexor.info()['active set'])"
     text = run(code, FLEXOR_BACKEND="reference", FLEXOR_CPU="baseline")
     assert "reference (forced)" in text and text.rstrip().endswith("baseline")

@@ -38,13 +38,16 @@ def tensors(size, dtype=torch.float64, device="cpu", spread=3.0):
 def matrices(batch, height, width, dtype=torch.float64):
     """Rotations, scalings and shifts about the middle."""
     angle, scale = torch.randn(batch), 1 + 0.3 * torch.rand(batch)
-    linear = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), 1).reshape(-1, 2, 2) * scale[:, None, None]
+    linear = (
+        torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), 1).reshape(-1, 2, 2) * scale[:, None, None]
+    )
     middle = torch.tensor([[(width - 1) / 2], [(height - 1) / 2]])
     return torch.cat((linear, middle - linear @ middle + torch.randn(batch, 2, 1)), 2).to(dtype)
 
 
 def grid_sample(input, y, x, mode, padding_mode):
     """torch's own sampler at pixels y and x [B, oh, ow]."""
+
     def unit(v, size):
         return v * 2 / (size - 1) - 1
 
@@ -80,8 +83,6 @@ def test_twin_is_grid_sample(size, modes):
 @SIZE
 @WAY
 def test_warp2d(way, size, modes, dtype):
-    if way.backend == "triton" and dtype == torch.float64:
-        pytest.skip("no float64 in the Triton kernels")
     input, flow = (t.requires_grad_() for t in tensors(size, dtype, way.device))
     exact = [t.detach().cpu().double().requires_grad_() for t in (input, flow)]
     expected = ops.warp2d(*exact, *modes, backend="reference")
@@ -101,8 +102,6 @@ def test_warp2d(way, size, modes, dtype):
 @SIZE
 @AFFINE_WAY
 def test_affine_warp2d(way, size, modes, dtype):
-    if way.backend == "triton" and dtype == torch.float64:
-        pytest.skip("no float64 in the Triton kernels")
     input = tensors(size, dtype, way.device)[0].requires_grad_()
     # Its inverse is exact in every dtype: no position falls on the other side of a whole pixel by rounding.
     matrix = torch.tensor([[1, -1, 2.25], [1, 1, -0.75]], dtype=torch.promote_types(dtype, torch.float32))
@@ -208,8 +207,6 @@ def test_threads_do_not_change_bits(op):
 @MODES
 @WAY
 def test_gradcheck(way, modes):
-    if way.backend == "triton":
-        pytest.skip("no float64 in the Triton kernels")
     input, flow = (t.requires_grad_() for t in tensors((1, 2, 3, 4, 3, 2)))
     matrix = matrices(1, 3, 4).requires_grad_()
     with running(way):
@@ -224,12 +221,15 @@ def test_gradcheck(way, modes):
 def test_functorch():
     inputs, flows = torch.randn(3, 2, 4, 5, 6), torch.randn(3, 2, 2, 5, 6)
     affine = torch.stack([matrices(2, 5, 6, torch.float32) for _ in range(3)])
-    for op, twin, where in ((ops.warp2d, reference.warp2d, flows), (ops.affine_warp2d, reference.affine_warp2d, affine)):
+    for op, twin, where in (
+        (ops.warp2d, reference.warp2d, flows),
+        (ops.affine_warp2d, reference.affine_warp2d, affine),
+    ):
         for in_dims in ((0, 0), (0, None), (None, 0)):
             args = [t if d == 0 else t[0] for t, d in zip((inputs, where), in_dims, strict=True)]
 
             def per_sample(f, args=args, in_dims=in_dims):
-                grad = torch.func.grad(lambda a, b: f(a, b).square().sum(), argnums=(0, 1))
+                grad = torch.func.grad(lambda *both: f(*both).square().sum(), argnums=(0, 1))
                 return torch.vmap(f, in_dims)(*args), *torch.vmap(grad, in_dims)(*args)
 
             for a, b in zip(per_sample(op), per_sample(twin), strict=True):
@@ -259,12 +259,15 @@ def test_opcheck_compile_export():
 
     def both(input, flow, matrix):
         size = input.shape[2:]
-        return ops.affine_warp2d(ops.warp2d(input, flow), matrix, (size[0] - 1, size[1] + 1), padding_mode="border").sin()
+        return ops.affine_warp2d(
+            ops.warp2d(input, flow), matrix, (size[0] - 1, size[1] + 1), padding_mode="border"
+        ).sin()
 
     torch._dynamo.reset()
     compiled = torch.compile(both, fullgraph=True, dynamic=True, backend="aot_eager")
     for a, b in zip(
-        *(torch.autograd.grad(f(input, flow, matrix).sum(), (input, flow, matrix)) for f in (compiled, both)), strict=True
+        *(torch.autograd.grad(f(input, flow, matrix).sum(), (input, flow, matrix)) for f in (compiled, both)),
+        strict=True,
     ):
         assert_close(a, b, 1e-5)
 
@@ -278,12 +281,24 @@ def test_opcheck_compile_export():
 
 ERRORS = [
     (lambda: ops.warp2d(torch.zeros(3, 4, 4), torch.zeros(1, 2, 4, 4)), ValueError, r"input must have 4 dimensions"),
-    (lambda: ops.warp2d(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)), ValueError, r"flow.shape must be \(B, 2, oh"),
+    (
+        lambda: ops.warp2d(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)),
+        ValueError,
+        r"flow.shape must be \(B, 2, oh",
+    ),
     (lambda: ops.warp2d(torch.zeros(2, 3, 4, 4), torch.zeros(1, 2, 4, 4)), ValueError, r"= \(2, 2, 4, 4\), got \(1, 2"),
     (lambda: ops.warp2d(torch.zeros(1, 3, 4, 4).int(), torch.zeros(1, 2, 4, 4)), TypeError, "got torch.int32"),
-    (lambda: ops.warp2d(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4).double()), TypeError, "flow must have input's"),
+    (
+        lambda: ops.warp2d(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4).double()),
+        TypeError,
+        "flow must have input's",
+    ),
     (lambda: ops.warp2d(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4, device="meta")), ValueError, "on one device"),
-    (lambda: ops.warp2d(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4), "cubic"), ValueError, "mode must be 'bilinear'"),
+    (
+        lambda: ops.warp2d(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4), "cubic"),
+        ValueError,
+        "mode must be 'bilinear'",
+    ),
     (
         lambda: ops.warp2d(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4), padding_mode="reflection"),
         ValueError,
@@ -291,9 +306,17 @@ ERRORS = [
     ),
     (lambda: ops.affine_warp2d(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 3)), ValueError, r"matrix.shape must be"),
     (lambda: ops.affine_warp2d(torch.zeros(1, 3, 4, 4), torch.eye(2, 3)), ValueError, "matrix must have 3 dimensions"),
-    (lambda: ops.affine_warp2d(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 3).int()), TypeError, "matrix must be float64"),
+    (
+        lambda: ops.affine_warp2d(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 3).int()),
+        TypeError,
+        "matrix must be float64",
+    ),
     (lambda: ops.affine_warp2d(torch.zeros(1, 3, 4, 4), torch.eye(2, 3)[None], (-1, 4)), ValueError, "size must be"),
-    (lambda: ops.affine_warp2d(torch.zeros(1, 3, 4, 4), torch.eye(2, 3)[None], mode="area"), ValueError, "affine_warp2d: mode"),
+    (
+        lambda: ops.affine_warp2d(torch.zeros(1, 3, 4, 4), torch.eye(2, 3)[None], mode="area"),
+        ValueError,
+        "affine_warp2d: mode",
+    ),
 ]
 
 

@@ -81,8 +81,8 @@ def _why_not_triton(op: str, device: torch.device, dtype: torch.dtype) -> str | 
         return "triton is not installed (pip install flexor[triton])"
     if importlib.util.find_spec(f"flexor.kernels.{op}") is None:
         return "there is no Triton kernel for it"
-    if dtype == torch.float64:
-        return "its kernels take float32, float16 and bfloat16, not float64"
+    if dtype == torch.float64 and torch.version.hip is not None:
+        return "there is no float64 kernel for AMD GPUs"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None if device.type in ("cpu", "cuda") else f"the tensors are on {device}"
     if device.type != "cuda":

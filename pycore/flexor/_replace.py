@@ -37,7 +37,7 @@ class Report:
     left: list[Entry] = field(default_factory=list)
 
     def __str__(self) -> str:
-        rows = [Entry("layer", "was", "is now")] + self.swapped
+        rows = [Entry("layer", "was", "is now"), *self.swapped]
         rows += [Entry(e.name, e.original, f"left: {e.outcome}") for e in self.left]
         widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
         lines = [f"{row.name:<{widths[0]}}  {row.original:<{widths[1]}}  {row.outcome}" for row in rows]

@@ -25,8 +25,10 @@ NAMES = ("input", "offset", "weight", "bias", "mask")
 
 
 def tensors(n, c, o, h, w, kernel, stride, padding, dilation, groups, dg, mask, bias):
-    size = [(s + 2 * p - d * (k - 1) - 1) // t + 1
-            for s, p, d, k, t in zip((h, w), padding, dilation, kernel, stride, strict=True)]
+    size = [
+        (s + 2 * p - d * (k - 1) - 1) // t + 1
+        for s, p, d, k, t in zip((h, w), padding, dilation, kernel, stride, strict=True)
+    ]
     taps = kernel[0] * kernel[1]
     offset = 2 * torch.randn(n, 2 * dg * taps, *size)
     offset[:, ::3] = offset[:, ::3].round()  # whole coordinates: right-sided gradients, the edge at -1 among them

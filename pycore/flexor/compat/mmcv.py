@@ -98,9 +98,7 @@ def modulated_deform_conv2d(
     _check_groups("modulated_deform_conv2d", input, offset, weight, groups, deform_groups)
     dtype = offset.dtype
     bias = None if bias is None else bias.to(dtype)
-    return ops.deform_conv2d(
-        input.to(dtype), offset, weight.to(dtype), bias, stride, padding, dilation, mask.to(dtype)
-    )
+    return ops.deform_conv2d(input.to(dtype), offset, weight.to(dtype), bias, stride, padding, dilation, mask.to(dtype))
 
 
 class DeformConv2d(UnmodulatedDeformConv2d):

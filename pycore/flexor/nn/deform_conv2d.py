@@ -64,9 +64,7 @@ class DeformConv2d(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        return deform_conv2d(
-            input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask=mask
-        )
+        return deform_conv2d(input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask=mask)
 
     def __repr__(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
@@ -126,9 +124,7 @@ class DeformGroupsConv2d(nn.Module):
                 f"{type(self).__name__}: offset.shape[1] must be 2*deform_groups*kh*kw = "
                 f"{2 * self.deform_groups * taps}, got {offset.shape[1]}"
             )
-        return deform_conv2d(
-            x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask=mask
-        )
+        return deform_conv2d(x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask=mask)
 
     def extra_repr(self) -> str:
         return (

@@ -112,7 +112,12 @@ class Operator(ABC):
             return self.op(*tensors, *params, backend)
         if torch.is_grad_enabled() and _any_requires_grad(*tensors):
             return self.function.apply(self, self.forward, *tensors, *params, backend)
-        if backend is None and self._cpu_is_automatic and _backend._forced is None and getattr(tensors[0], "is_cpu", False):
+        if (
+            backend is None
+            and self._cpu_is_automatic
+            and _backend._forced is None
+            and getattr(tensors[0], "is_cpu", False)
+        ):
             return self._cpu_forward(tensors, params)
         return self.forward(*tensors, *params, backend)
 

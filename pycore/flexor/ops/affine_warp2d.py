@@ -90,9 +90,7 @@ class _AffineWarp2d(_warp.WarpOperator):
         return output
 
     def cpu_backward(self, grads, grad_output, input, inverse_matrix, size, mode, padding_mode):
-        _C.affine_warp2d_backward(
-            grad_output, input, inverse_matrix, *grads, *_warp.kernel_modes(mode, padding_mode)
-        )
+        _C.affine_warp2d_backward(grad_output, input, inverse_matrix, *grads, *_warp.kernel_modes(mode, padding_mode))
 
     def triton_forward(self, *args):
         from ..kernels import affine_warp2d as kernel

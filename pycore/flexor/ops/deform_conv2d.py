@@ -118,7 +118,8 @@ class _DeformConv2d(Operator):
         from ..kernels import deform_conv2d as kernel
 
         groups = _groups(input, offset, weight)
-        return kernel.backward(grad_output, input, offset, weight, mask, *geometry, *groups, tuple(needs), deterministic)
+        args = input, offset, weight, mask, *geometry, *groups
+        return kernel.backward(grad_output, *args, tuple(needs), deterministic)
 
     def reference_forward(self, input, offset, weight, bias, mask, stride, padding, dilation):
         return reference.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
@@ -142,9 +143,7 @@ class _DeformConv2d(Operator):
         weight, bias = _vmap.into_batch(tensors[3], tensors[4])
         grads = self.backward_op(grad_output, input, offset, weight, bias, mask, *rest)
         grad_input, grad_offset, grad_weight, grad_bias, grad_mask = grads
-        grad_weight, grad_bias = (
-            None if g is None else _vmap.out_of_batch(batch, g) for g in (grad_weight, grad_bias)
-        )
+        grad_weight, grad_bias = (None if g is None else _vmap.out_of_batch(batch, g) for g in (grad_weight, grad_bias))
         grad_input, grad_offset, grad_mask = (
             None if g is None else _vmap.out_of_channels(batch, g) for g in (grad_input, grad_offset, grad_mask)
         )
@@ -182,19 +181,19 @@ def _check_tensors(input: Any, offset: Any, weight: Any, bias: Any, mask: Any) -
 
 
 def _check_groups(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    c = input.shape[1]
-    o, per_group, kh, kw = weight.shape
+    c, (o, per_group, kh, kw) = input.shape[1], weight.shape
     described = f"weight {tuple(weight.shape)}"
     if o < 1 or per_group < 1 or kh < 1 or kw < 1:
         raise ValueError(f"{_NAME}: weight must have no empty dimension, got {tuple(weight.shape)}")
     if c < 1 or c % per_group != 0:
         raise ValueError(
-            f"{_NAME}: input.shape[1] must be groups * weight.shape[1], a multiple of {per_group}, got {c} ({described})"
+            f"{_NAME}: input.shape[1] must be groups*weight.shape[1], a multiple of {per_group}, got {c} ({described})"
         )
     groups = c // per_group
     if o % groups != 0:
         raise ValueError(
-            f"{_NAME}: weight.shape[0] must be a multiple of groups = input.shape[1] / weight.shape[1] = {groups}, got {o}"
+            f"{_NAME}: weight.shape[0] must be a multiple of groups = input.shape[1]/weight.shape[1] = {groups}, "
+            f"got {o}"
         )
     offset_groups = max(offset.shape[1] // (2 * kh * kw), 1)
     if offset.shape[1] != 2 * offset_groups * kh * kw:
