@@ -4,10 +4,9 @@
 import numpy as np
 import pytest
 import torch
-from skimage import data
-
 from flexor.models.align import STAGES, AlignSettings, align
 from flexor.ops import warp2d
+from skimage import data
 
 SETTINGS = AlignSettings(iterations=30)
 

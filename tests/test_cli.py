@@ -9,14 +9,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image
-from skimage import data
-from typer.testing import CliRunner
-
 from flexor.cli import align as command
 from flexor.cli import pictures
 from flexor.cli.app import app
 from flexor.cli.main import main
+from PIL import Image
+from skimage import data
+from typer.testing import CliRunner
 
 FILES = {"aligned.png", "alignment.json", "difference.png", "flow.png", "overview.png"}
 

@@ -141,8 +141,13 @@ def summary(report: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     for stage, quality in {"before": report["before"], **report["stages"]}.items():
         seconds = report["seconds"].get(stage)
-        table.add_row(TITLES[stage], _decibels(quality["psnr_db"]), f"{quality['ssim']:.4f}",
-                      _decibels(quality["psnr_db_held_out"]), "" if seconds is None else f"{seconds:.1f}")
+        table.add_row(
+            TITLES[stage],
+            _decibels(quality["psnr_db"]),
+            f"{quality['ssim']:.4f}",
+            _decibels(quality["psnr_db_held_out"]),
+            "" if seconds is None else f"{seconds:.1f}",
+        )
     return table
 
 

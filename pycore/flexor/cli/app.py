@@ -108,10 +108,11 @@ def align(
         pair = [fit(frame, max_size or (QUICK_SIZE if quick else 640)) for frame in pair]
         if min(pair[0].shape[:2]) < command.SMALLEST:
             _fail(f"{names[0]} is {sizes[0]}: the shorter side must keep at least {command.SMALLEST} pixels")
-        settings = AlignSettings(iterations=iterations or (QUICK_ITERATIONS if quick else 80),
-                                 smoothness=smoothness, seed=seed)
+        settings = AlignSettings(
+            iterations=iterations or (QUICK_ITERATIONS if quick else 80), smoothness=smoothness, seed=seed
+        )
         console = Console()
-        report = command.run(command.Job(*pair, *names, settings, device), out, console)
+        report = command.run(command.Job(pair[0], pair[1], names[0], names[1], settings, device), out, console)
     except (FrameError, OSError) as error:
         _fail(str(error))
     console.print(command.summary(report))
@@ -145,5 +146,5 @@ def bench(
         _fail(f"bench: family must be one of {', '.join(FAMILIES)}, got {family}")
     try:
         run(family, as_json, picture, everything, Console())
-    except (AssertionError, OSError) as error:
+    except (AssertionError, OSError, ValueError) as error:
         _fail(f"bench {family}: {error}")

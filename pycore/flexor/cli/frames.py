@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Frame = NDArray[np.uint8]  # (H, W, 3), RGB
 
@@ -25,7 +25,7 @@ def read_image(path: Path) -> Frame:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except FileNotFoundError:
         raise FrameError(f"{path}: no such file") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise FrameError(f"{path}: not an image that Pillow can read") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise FrameError(f"{path}: {_first_line(error)}") from None
@@ -43,7 +43,7 @@ def read_video(path: Path, indices: Sequence[int]) -> list[Frame]:
                 raise FrameError(f"{path}: holds no video")
             for count, frame in enumerate(clip.decode(video=0), start=1):
                 if count - 1 in indices:
-                    found[count - 1] = frame.to_ndarray(format="rgb24")
+                    found[count - 1] = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
                 if len(found) == len(set(indices)):
                     break
     except av.FFmpegError as error:

@@ -87,7 +87,9 @@ class AffineMotion(nn.Module):
     def flow(self) -> Tensor:
         """The same motion as a flow, (1, 2, H, W): inverse(matrix) p - p."""
         matrix = self.matrix()[0]
-        y, x = torch.meshgrid(*(torch.arange(n, device=matrix.device) for n in (self.height, self.width)), indexing="ij")
+        y, x = torch.meshgrid(
+            *(torch.arange(n, device=matrix.device) for n in (self.height, self.width)), indexing="ij"
+        )
         key = torch.stack([x, y]).flatten(1).to(matrix.dtype)
         neighbour = torch.linalg.solve(matrix[:, :2], key - matrix[:, 2:])
         return (neighbour - key).view(1, 2, self.height, self.width)
@@ -158,8 +160,9 @@ class DeformableSampler(nn.Module):
         return moved.sum(1).flip(1)
 
 
-def align(key: Tensor, neighbour: Tensor, settings: AlignSettings | None = None,
-          progress: Progress | None = None) -> Alignment:
+def align(
+    key: Tensor, neighbour: Tensor, settings: AlignSettings | None = None, progress: Progress | None = None
+) -> Alignment:
     """Learn the motion that brings `neighbour` onto `key`, coarse to fine.
 
     Minimises, over the motion u, mean rho(key(p) - neighbour(p + u(p))) + smoothness * TV(u), rho(d) = sqrt(d^2 + e^2).
@@ -182,8 +185,9 @@ def align(key: Tensor, neighbour: Tensor, settings: AlignSettings | None = None,
     settings = settings or AlignSettings()
     progress = progress or (lambda stage, done, total: None)
     if key.shape != neighbour.shape:
-        raise ValueError(f"align: key and neighbour must have one shape, got {tuple(key.shape)} and "
-                         f"{tuple(neighbour.shape)}")
+        raise ValueError(
+            f"align: key and neighbour must have one shape, got {tuple(key.shape)} and {tuple(neighbour.shape)}"
+        )
     if key.dim() != 4 or key.shape[:2] != (1, 3) or min(key.shape[2:]) < 32:
         raise ValueError(f"align: frames must be (1, 3, H, W) with H and W at least 32, got {tuple(key.shape)}")
     return _Fit(key, neighbour, settings, progress).run()
@@ -202,7 +206,6 @@ class _Fit:
         self.size = height, width = key.shape[2:]
         padding = (0, -width % self.SPACINGS[0], 0, -height % self.SPACINGS[0])
         key, neighbour = (F.pad(frame, padding, mode="replicate") for frame in (key, neighbour))
-        self.padded = key.shape[2:]
         self.scales = [s for s in (16, 8, 4, 2, 1) if s <= self.SEARCH_SCALE or min(height, width) >= 16 * s]
 
         self.held_out = _random_tiles(height, width, settings).to(key.device)
@@ -212,9 +215,10 @@ class _Fit:
         # A reduced pixel counts only if no held-out pixel went into it.
         self.learned = {s: -F.max_pool2d(-learned, s) for s in self.scales}
 
-        self.affine = AffineMotion(*self.padded).to(key.device)
-        self.pyramid = FlowPyramid(*self.padded, self.SPACINGS).to(key.device)
-        self.sampler = DeformableSampler(*self.padded, self.DEFORM_SPACING, settings.spread).to(key.device)
+        rows, columns = key.shape[2:]
+        self.affine = AffineMotion(rows, columns).to(key.device)
+        self.pyramid = FlowPyramid(rows, columns, self.SPACINGS).to(key.device)
+        self.sampler = DeformableSampler(rows, columns, self.DEFORM_SPACING, settings.spread).to(key.device)
 
     def run(self) -> Alignment:
         frames = {}
@@ -277,18 +281,26 @@ class _Fit:
             warped = warp2d(self.neighbours[scale], flow, padding_mode="border")
             return self._difference(warped, scale) + self._roughness(flow, scale)
 
-        self._descend("flow", loss, [s for s in self.scales if s <= self.SEARCH_SCALE], [(list(self.pyramid.parameters()), 0.1)])
+        self._descend(
+            "flow", loss, [s for s in self.scales if s <= self.SEARCH_SCALE], [(list(self.pyramid.parameters()), 0.1)]
+        )
 
     def _fit_deformable(self) -> None:
         def loss(scale: int) -> Tensor:
             flow = self._flow(scale)
             return self._difference(self.sampler(self.neighbours[scale], flow), scale) + self._roughness(flow, scale)
 
-        self._descend("deformable", loss, [1],
-                      [(list(self.pyramid.parameters()), 0.02), (list(self.sampler.parameters()), 0.05)])
+        self._descend(
+            "deformable", loss, [1], [(list(self.pyramid.parameters()), 0.02), (list(self.sampler.parameters()), 0.05)]
+        )
 
-    def _descend(self, stage: str, loss: Callable[[int], Tensor], scales: Sequence[int],
-                 groups: Sequence[tuple[list[nn.Parameter], float]]) -> None:
+    def _descend(
+        self,
+        stage: str,
+        loss: Callable[[int], Tensor],
+        scales: Sequence[int],
+        groups: Sequence[tuple[list[nn.Parameter], float]],
+    ) -> None:
         """Adam with a cosine schedule on each scale in turn; rates are in pixels of that scale."""
         steps, done = self.settings.iterations, 0
         for scale in scales:

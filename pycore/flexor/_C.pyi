@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+# The compiled kernels. They write into tensors that the caller made, check what memory safety needs, and release the GIL.
+from typing import Any
+
+from torch import Tensor
+
+def available_isas() -> list[str]: ...
+def active_isa() -> str: ...
+def set_isa(name: str) -> None: ...
+def cpu_features() -> list[str]: ...
+def max_threads() -> int: ...
+def build_info() -> dict[str, Any]: ...
+def deform_conv2d_forward(
+    output: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    groups: int,
+    offset_groups: int,
+) -> None: ...
+def deform_conv2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    grad_input: Tensor | None,
+    grad_offset: Tensor | None,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
+    grad_mask: Tensor | None,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    groups: int,
+    offset_groups: int,
+) -> None: ...
+def warp2d_forward(output: Tensor, input: Tensor, flow: Tensor, mode: int, border: bool) -> None: ...
+def warp2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    flow: Tensor,
+    grad_input: Tensor | None,
+    grad_flow: Tensor | None,
+    mode: int,
+    border: bool,
+) -> None: ...
+def affine_warp2d_forward(output: Tensor, input: Tensor, inverse_matrix: Tensor, mode: int, border: bool) -> None: ...
+def affine_warp2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    inverse_matrix: Tensor,
+    grad_input: Tensor | None,
+    grad_inverse_matrix: Tensor | None,
+    mode: int,
+    border: bool,
+) -> None: ...
