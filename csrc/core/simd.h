@@ -60,6 +60,43 @@ FLEXOR_INLINE void unroll(F&& f) {
   unroll_sequence(std::make_integer_sequence<int, N>{}, f);
 }
 
+template <class T, int L, int D, int... I>
+FLEXOR_INLINE void exchange(Vec<T, L>& a, Vec<T, L>& b, std::integer_sequence<int, I...>) {
+  const Vec<T, L> upper = __builtin_shufflevector(a, b, ((I & D) ? L + I - D : I)...);
+  b = __builtin_shufflevector(a, b, ((I & D) ? L + I : I + D)...);
+  a = upper;
+}
+
+template <class T, int L, int D>
+FLEXOR_INLINE void transpose_step(Vec<T, L>* r) {
+  unroll<L>([&](auto i) __attribute__((always_inline)) {
+    if constexpr ((decltype(i)::value & D) == 0) exchange<T, L, D>(r[i], r[i + D], std::make_integer_sequence<int, L>{});
+  });
+  if constexpr (D > 1) transpose_step<T, L, D / 2>(r);
+}
+
+// dst[j * dst_stride + i] = src[i * src_stride + j] for i, j < L
+template <class T, int L>
+FLEXOR_INLINE void transpose_square(const T* src, int64_t src_stride, T* dst, int64_t dst_stride) {
+  Vec<T, L> r[L];
+  unroll<L>([&](auto i) __attribute__((always_inline)) { r[i] = load<Vec<T, L>>(src + i * src_stride); });
+  transpose_step<T, L, L / 2>(r);
+  unroll<L>([&](auto i) __attribute__((always_inline)) { store(dst + i * dst_stride, r[i]); });
+}
+
+// dst[j * dst_stride + i] = src[i * src_stride + j] for i < rows, j < columns
+template <class T>
+inline void transpose(const T* src, int64_t src_stride, int64_t rows, int64_t columns, T* dst, int64_t dst_stride) {
+  constexpr int L = kLanes<T>;
+  const int64_t whole_rows = rows / L * L, whole_columns = columns / L * L;
+  for (int64_t i = 0; i < whole_rows; i += L)
+    for (int64_t j = 0; j < whole_columns; j += L)
+      transpose_square<T, L>(src + i * src_stride + j, src_stride, dst + j * dst_stride + i, dst_stride);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j)
+      dst[j * dst_stride + i] = src[i * src_stride + j];
+}
+
 template <class T>
 FLEXOR_INLINE T smaller(T a, T b) {
   return b < a ? b : a;

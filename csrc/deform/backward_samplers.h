@@ -43,8 +43,8 @@ FLEXOR_INLINE void resample_lanes(const T* source, T* grad, int64_t row, const P
     const int64_t at = static_cast<int64_t>(plan.corner[i]) * N;
     const T *top = source + at, *bottom = top + row;
     T *grad_top = grad + at, *grad_bottom = grad_top + row;
-    const V w00 = splat<V>(plan.w00[i]), w01 = splat<V>(plan.w01[i]);
-    const V w10 = splat<V>(plan.w10[i]), w11 = splat<V>(plan.w11[i]);
+    const Vec<T, 4> w = load<Vec<T, 4>>(plan.weights + 4 * i);
+    const V w00 = splat<V>(w[0]), w01 = splat<V>(w[1]), w10 = splat<V>(w[2]), w11 = splat<V>(w[3]);
     V s00{}, s01{}, s10{}, s11{};
     unroll<N / L>([&](auto j) __attribute__((always_inline)) {
       T* c = column + i * kBlock + j * L;
@@ -76,8 +76,8 @@ inline void resample_pixels(const T* source, T* grad, int64_t row, const Plan<T>
     gather_pairs(source, corner, &v00, &v01);
     gather_pairs(source + row, corner, &v10, &v11);
     const V d = load<V>(column + i);
-    const V w00 = load<V>(plan.w00 + i), w01 = load<V>(plan.w01 + i);
-    const V w10 = load<V>(plan.w10 + i), w11 = load<V>(plan.w11 + i);
+    const T* w = plan.weights + i;
+    const V w00 = load<V>(w), w01 = load<V>(w + rows), w10 = load<V>(w + 2 * rows), w11 = load<V>(w + 3 * rows);
     store(column + i, (w00 * v00 + w01 * v01) + (w10 * v10 + w11 * v11));
     const V product[4] = {d * v00, d * v01, d * v10, d * v11};
     unroll<4>([&](auto j) __attribute__((always_inline)) {
@@ -126,9 +126,10 @@ inline void finish_sums(const Plan<T>& plan, const T* sums, int64_t rows, T* out
 }
 
 // The gradient of one unit's input, back from its padded copy; the border and the zeros behind are dropped.
+// `scratch` holds a line of the unit, lanes * width.
 template <class T>
 void unpack_gradient(const Geometry& g, const TensorView& grad_input, int64_t image, int64_t unit, const T* src,
-                     T* row_scratch) {
+                     T* scratch) {
   const int64_t c0 = g.unit_channel(unit), n = g.unit_size(unit), lanes = g.lanes, row = g.padded_width * lanes;
   for (int64_t y = 0; y < g.height; ++y) {
     const T* line = src + (y + 1) * row + lanes;
@@ -137,10 +138,9 @@ void unpack_gradient(const Geometry& g, const TensorView& grad_input, int64_t im
       for (int64_t x = 0; x < g.width; ++x) store_row(grad_input, at + x * grad_input.stride[3], 1, line + x * lanes, n);
       continue;
     }
-    for (int64_t l = 0; l < n; ++l) {
-      for (int64_t x = 0; x < g.width; ++x) row_scratch[x] = line[x * lanes + l];
-      store_row(grad_input, at + l * grad_input.stride[1], grad_input.stride[3], row_scratch, g.width);
-    }
+    transpose(line, lanes, g.width, lanes, scratch, g.width);
+    for (int64_t l = 0; l < n; ++l)
+      store_row(grad_input, at + l * grad_input.stride[1], grad_input.stride[3], scratch + l * g.width, g.width);
   }
 }
 

@@ -19,7 +19,7 @@ class Backward {
     sampled_ = p_.grad_input || p_.grad_offset || p_.grad_mask;
     unit_steps_ = g_.taps * g_.lanes;
     row_unit_ = few_ ? 3 * kLanes<T> : kRowUnit;
-    tile_ = row_unit_ * larger<int64_t>(1, (few_ ? 192 : 112) / row_unit_);
+    tile_ = row_unit_ * larger<int64_t>(1, (few_ ? 576 : g_.group_outputs > 128 ? 112 : 224) / row_unit_);
     while (tile_ > row_unit_ && tile_ * g_.taps * Plan<T>::kFields * static_cast<int64_t>(sizeof(T)) > (256 << 10))
       tile_ -= row_unit_;
     tile_ = smaller(tile_, round_up(g_.pixels, row_unit_));
@@ -99,7 +99,7 @@ class Backward {
                                  g_.taps * Plan<T>::kFields * tile_,
                                  Planner<T>::scratch(tile_),
                                  g_.taps * 4 * tile_,
-                                 larger(3 * tile_, g_.width),
+                                 larger(3 * tile_, g_.width * g_.lanes),
                                  plane,
                                  sampled_ ? plane : 0};
     for (int i = 0; i < 11; ++i) at[i] = total, total += round_up(sizes[i], 64 / static_cast<int64_t>(sizeof(T)));
@@ -290,10 +290,8 @@ class Backward {
     const int64_t used = units * unit_steps_;
     const T* columns = s.columns;
     if (few_) {
-      for (int64_t k = 0; k < used; ++k) {
-        T* dst = column_at(s.blocked, rows, k);
-        for (int64_t i = 0; i < rows; ++i) dst[i * kBlock] = s.columns[k * rows + i];
-      }
+      for (int64_t k = 0; k < used; k += kBlock)
+        transpose(s.columns + k * rows, rows, smaller<int64_t>(kBlock, used - k), rows, column_at(s.blocked, rows, k), kBlock);
       columns = s.blocked;
     }
     if (used < steps) clear_block_tail(const_cast<T*>(columns) + used / kBlock * rows * kBlock, rows, used % kBlock);

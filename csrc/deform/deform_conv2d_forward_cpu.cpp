@@ -31,6 +31,10 @@ class Forward {
 
   void run() {
     if (g_.batch == 0 || g_.out_channels == 0) return;
+    SharedBuffer bias(g_.out_channels * sizeof(T));
+    bias_ = bias.as<T>();
+    for (int64_t o = 0; o < g_.out_channels; ++o) bias_[o] = T(0);
+    if (p_.bias) load_row(bias_, p_.bias, 0, p_.bias.stride[0], g_.out_channels);
     if (g_.channels == 0) return fill_bias();
     const int64_t unit_weights = few_ ? 0 : g_.taps * g_.lanes * out_stride_ * static_cast<int64_t>(sizeof(T));
     const int64_t unit_input = g_.padded_plane * g_.lanes * static_cast<int64_t>(sizeof(T));
@@ -51,23 +55,15 @@ class Forward {
   }
 
  private:
-  static constexpr int64_t kTile = 2 * kRowUnit < 112 ? 112 : 2 * kRowUnit;
+  static constexpr int64_t kTile = 224;
   static constexpr int64_t kFewUnit = 3 * kLanes<T>;
-  static constexpr int64_t kFewTile = kFewUnit * (384 / kFewUnit);
+  static constexpr int64_t kFewTile = kFewUnit * (768 / kFewUnit);
 
+  // Without input channels.
   void fill_bias() {
     for (int64_t n = 0; n < g_.batch; ++n)
       for (int64_t o = 0; o < g_.out_channels; ++o)
-        for (int64_t i = 0; i < g_.pixels; ++i) {
-          const T b = bias(o);
-          out_.store(&b, n, o, i, 1);
-        }
-  }
-
-  T bias(int64_t o) const {
-    T b = 0;
-    if (p_.bias) load_row(&b, p_.bias, o * p_.bias.stride[0], 1, 1);
-    return b;
+        for (int64_t i = 0; i < g_.pixels; ++i) out_.store(&bias_[o], n, o, i, 1);
   }
 
   int64_t weight_copy_bytes() const {
@@ -153,7 +149,7 @@ class Forward {
 
   void chunk_of_images(int64_t image, int64_t images) {
     parallel_for(images * chunk_units_, [&](int64_t task) {
-      T* scratch = static_cast<T*>(thread_workspace(g_.width * sizeof(T)));
+      T* scratch = static_cast<T*>(thread_workspace(g_.width * g_.lanes * sizeof(T)));
       pack_input(g_, p_.input, image + task / chunk_units_, first_unit_ + task % chunk_units_,
                  input_ + task * g_.padded_plane * g_.lanes, scratch);
     });
@@ -243,23 +239,26 @@ class Forward {
   }
 
   void store_tile(const Run& run, int64_t image, int64_t first, int64_t n, int64_t rows, const T* out) const {
+    constexpr int64_t L = kLanes<T>;
     const bool add = run.unit % g_.group_units != 0;
     const int64_t o0 = run.group * g_.group_outputs;
-    T line[kLine];
-    for (int64_t i = 0; i < n; i += kLine) {
-      const int64_t count = smaller<int64_t>(kLine, n - i);
-      for (int64_t o = 0; o < g_.group_outputs; ++o) {
-        const T b = add ? T(0) : bias(o0 + o);
-        if (add) out_.load(line, image, o0 + o, first + i, count);
-        const T* src = few_ ? out + o * rows + i : out + i * out_stride_ + o;
-        const int64_t step = few_ ? 1 : out_stride_;
-        if (add)
-          for (int64_t k = 0; k < count; ++k) line[k] += src[k * step];
-        else
-          for (int64_t k = 0; k < count; ++k) line[k] = src[k * step] + b;
-        out_.store(line, image, o0 + o, first + i, count);
+    T lines[L * kLine], previous[kLine];
+    for (int64_t i = 0; i < n; i += kLine)
+      for (int64_t o = 0; o < g_.group_outputs; o += L) {
+        const int64_t count = smaller(kLine, n - i), outputs = smaller(L, g_.group_outputs - o);
+        if (!few_) transpose(out + i * out_stride_ + o, out_stride_, smaller(kLine, rows - i), L, lines, kLine);
+        for (int64_t j = 0; j < outputs; ++j) {
+          T* line = few_ ? const_cast<T*>(out) + (o + j) * rows + i : lines + j * kLine;
+          if (add) {
+            out_.load(previous, image, o0 + o + j, first + i, count);
+            for (int64_t k = 0; k < count; ++k) line[k] += previous[k];
+          } else if (p_.bias) {
+            const T b = bias_[o0 + o + j];
+            for (int64_t k = 0; k < count; ++k) line[k] += b;
+          }
+          out_.store(line, image, o0 + o + j, first + i, count);
+        }
       }
-    }
   }
 
   static constexpr int64_t kLine = 64;
@@ -270,6 +269,7 @@ class Forward {
   PlanePixels out_;
   bool few_;
   int64_t out_vectors_, out_stride_, tile_, tiles_;
+  T* bias_ = nullptr;
   T* weights_ = nullptr;
   T* input_ = nullptr;
   int64_t first_unit_ = 0, chunk_units_ = 0;

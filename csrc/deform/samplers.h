@@ -19,8 +19,8 @@ FLEXOR_INLINE void sample_lanes(const T* source, int64_t row, const Plan<T>& pla
   for (int64_t i = 0; i < rows; ++i) {
     const T* top = source + static_cast<int64_t>(plan.corner[i]) * N;
     const T* bottom = top + row;
-    const V w00 = splat<V>(plan.w00[i]), w01 = splat<V>(plan.w01[i]);
-    const V w10 = splat<V>(plan.w10[i]), w11 = splat<V>(plan.w11[i]);
+    const Vec<T, 4> w = load<Vec<T, 4>>(plan.weights + 4 * i);
+    const V w00 = splat<V>(w[0]), w01 = splat<V>(w[1]), w10 = splat<V>(w[2]), w11 = splat<V>(w[3]);
     unroll<N / L>([&](auto j) __attribute__((always_inline)) {
       const V upper = w00 * load<V>(top + j * L) + w01 * load<V>(top + N + j * L);
       store(column + i * kBlock + j * L, upper + (w10 * load<V>(bottom + j * L) + w11 * load<V>(bottom + N + j * L)));
@@ -68,8 +68,9 @@ inline void sample_pixels(const T* source, int64_t row, const Plan<T>& plan, int
     V v00, v01, v10, v11;
     gather_pairs(source, plan.corner + i, &v00, &v01);
     gather_pairs(source + row, plan.corner + i, &v10, &v11);
-    const V upper = load<V>(plan.w00 + i) * v00 + load<V>(plan.w01 + i) * v01;
-    store(column + i, upper + (load<V>(plan.w10 + i) * v10 + load<V>(plan.w11 + i) * v11));
+    const T* w = plan.weights + i;
+    const V upper = load<V>(w) * v00 + load<V>(w + rows) * v01;
+    store(column + i, upper + (load<V>(w + 2 * rows) * v10 + load<V>(w + 3 * rows) * v11));
   }
 }
 

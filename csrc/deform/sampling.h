@@ -63,19 +63,20 @@ struct Geometry {
 };
 
 // Where the pixels of a tile sample one tap: the top left corner in the padded copy, and its four weights
-// with the mask multiplied in. Structures of arrays, `stride` apart, so that the compiler makes vectors.
+// w00 w01 w10 w11 with the mask multiplied in. The weights of a pixel lie together where lanes are channels
+// (kStep 4), those of a corner where lanes are pixels (kStep 1).
 template <class T>
 struct Plan {
   static constexpr int kFields = 8;
   int32_t* corner;
-  T *w00, *w01, *w10, *w11;
+  T* weights;
   T *ly, *lx, *mask;  // kept for the backward only
 
-  Plan(T* memory, int64_t tap, int64_t stride) {
-    T* base = memory + tap * kFields * stride;
+  Plan(T* memory, int64_t tap, int64_t tile) {
+    T* base = memory + tap * kFields * tile;
     corner = reinterpret_cast<int32_t*>(base);
-    w00 = base + stride, w01 = base + 2 * stride, w10 = base + 3 * stride, w11 = base + 4 * stride;
-    ly = base + 5 * stride, lx = base + 6 * stride, mask = base + 7 * stride;
+    weights = base + tile;
+    ly = base + 5 * tile, lx = base + 6 * tile, mask = base + 7 * tile;
   }
 };
 
@@ -85,15 +86,17 @@ FLEXOR_INLINE T floor_of(T x) {
                         : static_cast<T>(__builtin_floorf(static_cast<float>(x)));
 }
 
-// The tile's n pixels, padded to `padded` with samples that read zeros at weight zero.
+// The tile's n pixels, padded to `tile` with samples that read zeros at weight zero.
 // Outside is y <= -1, y >= H, x <= -1 or x >= W; a NaN is not outside, so its weights stay NaN and reach
 // the output, while its corner is the dummy. The backward counts exactly -1 as inside (kInclusive): the
 // value is 0 either way, the right-sided gradient there is not.
-template <class T, bool kInclusive>
+template <class T, bool kInclusive, int kStep>
 void make_plan(const Geometry& g, const Plan<T>& plan, const T* base_y, const T* base_x, T tap_y, T tap_x,
-               const T* offset_y, const T* offset_x, const T* mask, int64_t n, int64_t padded) {
+               const T* offset_y, const T* offset_x, const T* mask, int64_t n, int64_t tile) {
   const T height = static_cast<T>(g.height), width = static_cast<T>(g.width);
   const int32_t dummy = static_cast<int32_t>(g.dummy()), row = static_cast<int32_t>(g.padded_width);
+  const int64_t next = kStep == 1 ? tile : 1;
+  T *w00 = plan.weights, *w01 = w00 + next, *w10 = w01 + next, *w11 = w10 + next;
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
     const T y = base_y[i] + tap_y + offset_y[i], x = base_x[i] + tap_x + offset_x[i];
@@ -105,20 +108,20 @@ void make_plan(const Geometry& g, const Plan<T>& plan, const T* base_y, const T*
     const T m = mask[i];
     const T scale = outside ? T(0) * m : m;
     const T low = ly * scale, high = scale - low;
-    const int32_t corner = (static_cast<int32_t>(inside ? y0 : T(0)) + 1) * row + static_cast<int32_t>(inside ? x0 : T(0)) + 1;
-    plan.corner[i] = inside ? corner : dummy;
-    plan.w01[i] = high * lx;
-    plan.w00[i] = high - high * lx;
-    plan.w11[i] = low * lx;
-    plan.w10[i] = low - low * lx;
+    const int32_t yi = static_cast<int32_t>(inside ? y0 : T(0)), xi = static_cast<int32_t>(inside ? x0 : T(0));
+    plan.corner[i] = inside ? (yi + 1) * row + xi + 1 : dummy;
+    w00[i * kStep] = high - high * lx;
+    w01[i * kStep] = high * lx;
+    w10[i * kStep] = low - low * lx;
+    w11[i * kStep] = low * lx;
     if (kInclusive) {
       plan.ly[i] = ly, plan.lx[i] = lx;
       plan.mask[i] = m;
     }
   }
-  for (int64_t i = n; i < padded; ++i) {
+  for (int64_t i = n; i < tile; ++i) {
     plan.corner[i] = dummy;
-    plan.w00[i] = plan.w01[i] = plan.w10[i] = plan.w11[i] = T(0);
+    w00[i * kStep] = w01[i * kStep] = w10[i * kStep] = w11[i * kStep] = T(0);
     if (kInclusive) plan.ly[i] = plan.lx[i] = plan.mask[i] = T(0);
   }
 }
@@ -155,6 +158,15 @@ struct Planner {
     return copy;
   }
 
+  // Offsets are read once, a short stretch of each of many planes: too short for the hardware to foresee.
+  // While one group is planned, the next one is brought near.
+  void prefetch(const PlanePixels& plane, int64_t image, int64_t channel, int64_t first, int64_t n) const {
+    const int64_t size = item_size(plane.view.dtype);
+    if (!plane.flat || plane.view.stride[3] != 1 || channel >= plane.view.size[1]) return;
+    const char* start = static_cast<const char*>(plane.view.data) + plane.start(image, channel, 0, first) * size;
+    for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(start + i, 0, 2);
+  }
+
   template <bool kInclusive>
   void plan_group(T* plans, T* scratch, int64_t image, int64_t offset_group, int64_t first, int64_t n,
                   int64_t tile) const {
@@ -164,42 +176,53 @@ struct Planner {
       for (int64_t i = 0; i < n; ++i) m[i] = T(1);
     for (int64_t tap = 0; tap < g.taps; ++tap) {
       const int64_t channel = offset_group * g.taps + tap;
+      prefetch(offset, image, 2 * (channel + g.taps), first, n);
+      prefetch(offset, image, 2 * (channel + g.taps) + 1, first, n);
+      if (p.mask) prefetch(mask, image, channel + g.taps, first, n);
       const T* y = row(offset, oy, image, 2 * channel, first, n);
       const T* x = row(offset, ox, image, 2 * channel + 1, first, n);
       const T* mask_row = p.mask ? row(mask, m, image, channel, first, n) : m;
-      make_plan<T, kInclusive>(g, Plan<T>(plans, tap, tile), base_y, base_x,
-                               static_cast<T>(tap / g.kernel_w * p.dilation_h),
-                               static_cast<T>(tap % g.kernel_w * p.dilation_w), y, x, mask_row, n, tile);
+      const T tap_y = static_cast<T>(tap / g.kernel_w * p.dilation_h);
+      const T tap_x = static_cast<T>(tap % g.kernel_w * p.dilation_w);
+      const Plan<T> plan(plans, tap, tile);
+      if (g.lanes == 1) make_plan<T, kInclusive, 1>(g, plan, base_y, base_x, tap_y, tap_x, y, x, mask_row, n, tile);
+      else make_plan<T, kInclusive, 4>(g, plan, base_y, base_x, tap_y, tap_x, y, x, mask_row, n, tile);
     }
   }
 };
 
-// Copies the channels of one unit into [H + 3][W + 2][lanes], zeros around and in the missing lanes.
+// dst[x * lanes + l] = src[l * stride + x]
 template <class T>
-void pack_input(const Geometry& g, const TensorView& input, int64_t image, int64_t unit, T* dst, T* row_scratch) {
+FLEXOR_INLINE void copy_transposed(const T* src, int64_t stride, int64_t lanes, int64_t width, T* dst) {
+  if (lanes == kLanes<T> || lanes == 1) return transpose(src, stride, lanes, width, dst, lanes);
+  for (int64_t x = 0; x < width; ++x)
+    for (int64_t l = 0; l < lanes; ++l) dst[x * lanes + l] = src[l * stride + x];
+}
+
+// Copies the channels of one unit into [H + 3][W + 2][lanes], zeros around and in the missing lanes.
+// `scratch` holds a line of the unit, lanes * width.
+template <class T>
+void pack_input(const Geometry& g, const TensorView& input, int64_t image, int64_t unit, T* dst, T* scratch) {
   const int64_t c0 = g.unit_channel(unit), n = g.unit_size(unit), lanes = g.lanes, row = g.padded_width * lanes;
-  const DType own = sizeof(T) == 8 ? DType::f64 : DType::f32;
+  const bool own = input.dtype == (sizeof(T) == 8 ? DType::f64 : DType::f32);
   for (int64_t i = 0; i < row; ++i) dst[i] = T(0);
   for (int64_t i = (g.height + 1) * row; i < (g.height + 3) * row; ++i) dst[i] = T(0);
+  if (n < lanes)
+    for (int64_t i = 0; i < lanes * g.width; ++i) scratch[i] = T(0);
   for (int64_t y = 0; y < g.height; ++y) {
     T* line = dst + (y + 1) * row;
     for (int64_t l = 0; l < lanes; ++l) line[l] = line[row - lanes + l] = T(0);
     line += lanes;
     const int64_t at = image * input.stride[0] + c0 * input.stride[1] + y * input.stride[2];
-    if (input.stride[1] == 1 && input.dtype == own && n == lanes) {
+    if (own && n == lanes && input.stride[1] == 1) {
       const T* src = static_cast<const T*>(input.data) + at;
       for (int64_t x = 0; x < g.width; ++x) __builtin_memcpy(line + x * lanes, src + x * input.stride[3], lanes * sizeof(T));
-      continue;
-    }
-    if (n < lanes)
-      for (int64_t i = 0; i < g.width * lanes; ++i) line[i] = T(0);
-    for (int64_t l = 0; l < n; ++l) {
-      const T* src = static_cast<const T*>(input.data) + at + l * input.stride[1];
-      if (input.stride[3] != 1 || input.dtype != own) {
-        load_row(row_scratch, input, at + l * input.stride[1], input.stride[3], g.width);
-        src = row_scratch;
-      }
-      for (int64_t x = 0; x < g.width; ++x) line[x * lanes + l] = src[x];
+    } else if (own && n == lanes && input.stride[3] == 1) {
+      copy_transposed(static_cast<const T*>(input.data) + at, input.stride[1], lanes, g.width, line);
+    } else {
+      for (int64_t l = 0; l < n; ++l)
+        load_row(scratch + l * g.width, input, at + l * input.stride[1], input.stride[3], g.width);
+      copy_transposed(scratch, g.width, lanes, g.width, line);
     }
   }
 }
