@@ -469,7 +469,7 @@ def input_term_bound(
 ) -> torch.Tensor:
     """Bound of one term of the input's gradient, max |grad_output| max over k of sum over o |weight| max |mask|."""
     finite = torch.nan_to_num(weight.detach().double(), nan=0.0, posinf=0.0, neginf=0.0).abs()
-    columns = finite.view(shape.groups, shape.group_outputs, -1).sum(1)
+    columns = finite.reshape(shape.groups, shape.group_outputs, -1).sum(1)
     bound = largest_finite(grad_output) * largest_finite(columns)
     return bound if mask is None else bound * largest_finite(mask)
 

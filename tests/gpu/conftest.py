@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel tests need Triton's interpreter, which is chosen by TRITON_INTERPRET=1 before triton is imported.
+
+Without it only test_gates.py is collected, which runs the rest of the folder in processes of its own.
+"""
+
+import os
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+IN_INTERPRETER = ["test_interpreter.py", "test_kernels_deform_conv2d.py", "test_kernels_warp.py"]
+collect_ignore = ["test_gates.py"] if INTERPRETED else IN_INTERPRETER
