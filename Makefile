@@ -25,7 +25,7 @@ DOCS_FRAMES := 24,27
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test lint format bench docs docs-images docs-tables wheel gpu-manifest gpu-check clean
+.PHONY: help build demo test lint format bench docs wheel gpu-manifest gpu-check clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,17 +53,12 @@ format: $(VENV)/.lint  ## Rewrite the sources as lint wants them
 	$(BIN)/clang-format -i $(C_FILES)
 
 bench: $(BENCH_VENV)/.built  ## Time against torchvision and onnxruntime into bench/results
-	$(BENCH_BIN)/flexor bench deform --all --json bench/results/deform.json
-	$(BENCH_BIN)/flexor bench warp --all --json bench/results/warp.json
+	$(BENCH_BIN)/python -m pytest bench --results bench/results
 	$(BENCH_BIN)/python bench/report.py --write
 
-docs: docs-images docs-tables  ## Regenerate the pictures and tables of README.md and docs/ from real output
-
-docs-images: $(VENV)/.clips
+docs: $(VENV)/.clips  ## Regenerate the pictures and tables of README.md and docs/ from real output
 	$(BIN)/flexor align --video "$$(cat $<)/$(DOCS_CLIP)" --frames $(DOCS_FRAMES) --out build/docs
 	$(BIN)/python docs/align_result.py build/docs
-
-docs-tables: $(VENV)/.built
 	$(BIN)/python bench/report.py --write
 
 wheel: $(VENV)/.built $(VENV)/.wheel  ## Build the wheel in wheelhouse/ and check that it is manylinux and small
