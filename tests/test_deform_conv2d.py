@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy
 import pytest
 import torch
-
 from flexor import ops, reference
 from flexor.testing import assert_close, error, running, ways
 

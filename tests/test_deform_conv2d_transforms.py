@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """deform_conv2d under everything that watches calls: functorch, forward-mode AD, autocast, compilers, exporters."""
 
+import flexor
 import pytest
 import torch
-from torch import Tensor, func, nn
-from torch.autograd import forward_ad
-
-import flexor
 from flexor import ops, reference
 from flexor.testing import assert_close
+from torch import Tensor, func, nn
+from torch.autograd import forward_ad
 
 OP = torch.ops.flexor.deform_conv2d.default
 BACKWARD = torch.ops.flexor.deform_conv2d_backward.default

@@ -3,15 +3,14 @@
 
 import math
 
+import flexor
 import pytest
 import torch
-from torch import nn
-
-import flexor
 from flexor import reference
 from flexor.compat import mmcv
 from flexor.nn import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d, ModulatedDeformConv2dPack
 from flexor.testing import assert_close
+from torch import nn
 
 
 def test_torchvisions_layer():

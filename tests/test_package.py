@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flexor
 import pytest
 import torch
-
-import flexor
 from flexor import _backend
 
 ROOT = Path(__file__).parents[1]

@@ -3,14 +3,13 @@
 
 import copy
 
+import flexor
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.utils import _pair, _single
-
-import flexor
 from flexor import reference
 from flexor.testing import assert_close
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair, _single
 
 
 def stands_in(module: str, name: str):

@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-
 from flexor import ops, reference
 from flexor.testing import assert_close, running, ways
 

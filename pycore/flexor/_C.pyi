@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The compiled kernels. They write into tensors that the caller made, check what memory safety needs, and release the GIL.
+# The compiled kernels. They write into tensors that the caller made, check what memory safety needs, release the GIL.
 from typing import Any
 
 from torch import Tensor

@@ -282,7 +282,7 @@ class ModulatedDeformConv2dPack(_RenamedOffsetConv, ModulatedDeformConv2d):
         if hasattr(self, "conv_offset"):  # not yet there when the base class calls
             zero_(self.conv_offset)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         predicted = self.conv_offset(x)
         offsets = 2 * predicted.shape[1] // 3
         return self.deform(x, predicted[:, :offsets], predicted[:, offsets:].sigmoid())

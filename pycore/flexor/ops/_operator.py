@@ -23,6 +23,9 @@ from .. import _backend
 
 Tensors = Sequence[Tensor | None]
 Grads = tuple[Tensor | None, ...]
+Needs = Sequence[bool]
+Dims = Sequence[int | None]
+Ints = Sequence[int]
 
 library = torch.library.Library("flexor", "DEF")
 
@@ -40,41 +43,45 @@ class Operator(ABC):
     tensors: ClassVar[tuple[str, ...]]  # schema of the tensor arguments
     params: ClassVar[tuple[str, ...]]  # schema of the others
 
+    # The arguments are those of the schema; backward ones come after grad_output.
+
     @abstractmethod
-    def check(self, *args: Any) -> None:
+    def check(self, *args: Any, **_: Any) -> None:
         """Raises ValueError, TypeError or NotImplementedError, with values, when a kernel could not take this."""
 
     @abstractmethod
-    def empty_output(self, *args: Any) -> Tensor: ...
+    def empty_output(self, *args: Any, **_: Any) -> Tensor: ...
 
     @abstractmethod
-    def cpu_forward(self, *args: Any) -> Tensor: ...
+    def cpu_forward(self, *args: Any, **_: Any) -> Tensor:
+        """May leave all checking to flexor._C: `check` is called to explain when it raises."""
 
     @abstractmethod
-    def cpu_backward(self, grads: Grads, grad_output: Tensor, *args: Any) -> None: ...
+    def cpu_backward(self, grads: Grads, *args: Any, **_: Any) -> None:
+        """Writes into grads, one a tensor argument, None where not needed."""
 
     @abstractmethod
-    def triton_forward(self, *args: Any) -> Tensor: ...
+    def triton_forward(self, *args: Any, **_: Any) -> Tensor: ...
 
     @abstractmethod
-    def triton_backward(self, grad_output: Tensor, *args: Any, needs: Sequence[bool], deterministic: bool) -> Grads: ...
+    def triton_backward(self, needs: Needs, deterministic: bool, *args: Any, **_: Any) -> Grads: ...
 
     @abstractmethod
-    def reference_forward(self, *args: Any) -> Tensor: ...
+    def reference_forward(self, *args: Any, **_: Any) -> Tensor: ...
 
     @abstractmethod
-    def reference_backward(self, grad_output: Tensor, *args: Any) -> Grads: ...
+    def reference_backward(self, *args: Any, **_: Any) -> Grads: ...
 
     @abstractmethod
-    def vmap_forward(self, batch: int, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]: ...
+    def vmap_forward(self, batch: int, in_dims: Dims, *args: Any, **_: Any) -> tuple[Tensor, int]:
+        """The op on tensors with a vmapped dimension of this size, and where the result has it."""
 
     @abstractmethod
-    def vmap_backward(
-        self, batch: int, in_dims: Sequence[int | None], grad_output: Tensor, *args: Any
-    ) -> tuple[Grads, tuple[int | None, ...]]: ...
+    def vmap_backward(self, batch: int, in_dims: Dims, *args: Any, **_: Any) -> tuple[Grads, Dims]: ...
 
     @abstractmethod
-    def autocast(self, dtype: torch.dtype, *args: Any) -> tuple[Any, ...]: ...
+    def autocast(self, dtype: torch.dtype, *args: Any, **_: Any) -> tuple[Any, ...]:
+        """The arguments as the op should see them where autocast to this dtype is on."""
 
     def __init__(self) -> None:
         n = self.n = len(self.tensors)
@@ -152,7 +159,7 @@ class Operator(ABC):
             return grads
         if backend == "triton":
             deterministic = torch.are_deterministic_algorithms_enabled()
-            grads = self.triton_backward(grad_output, *args, needs=needs, deterministic=deterministic)
+            grads = self.triton_backward(needs, deterministic, grad_output, *args)
         else:
             grads = self.reference_backward(grad_output, *args)
         return tuple(
@@ -190,7 +197,7 @@ class Operator(ABC):
     def _vmap(self, info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Tensor, int]:
         return self.vmap_forward(info.batch_size, in_dims[: self.n], *args)
 
-    def _vmap_backward(self, info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Grads, tuple[int | None, ...]]:
+    def _vmap_backward(self, info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Grads, Dims]:
         return self.vmap_backward(info.batch_size, in_dims[: self.n + 1], *args)
 
     def _autocast_kernel(self, device: str) -> Callable[..., Tensor]:

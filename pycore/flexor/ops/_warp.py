@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _check, _vmap
-from ._operator import Grads, Operator
+from ._operator import Dims, Grads, Operator
 
 MODES = ("bilinear", "nearest")
 PADDING_MODES = ("zeros", "border")
@@ -19,19 +19,20 @@ PADDING_MODES = ("zeros", "border")
 class WarpOperator(Operator):
     """Arguments (input, where, ..., mode, padding_mode)."""
 
-    def vmap_forward(self, batch, in_dims, input, where, *rest) -> tuple[Tensor, int]:
-        input, where = _vmap.into_batch(*_vmap.leading(batch, in_dims, input, where))
-        return _vmap.out_of_batch(batch, self.op(input, where, *rest)), 0
+    def vmap_forward(self, batch: int, in_dims: Dims, *args: Any) -> tuple[Tensor, int]:
+        tensors = _vmap.into_batch(*_vmap.leading(batch, in_dims, *args[:2]))
+        return _vmap.out_of_batch(batch, self.op(*tensors, *args[2:])), 0
 
-    def vmap_backward(self, batch, in_dims, grad_output, input, where, *rest) -> tuple[Grads, tuple[int | None, ...]]:
-        tensors = _vmap.into_batch(*_vmap.leading(batch, in_dims, grad_output, input, where))
-        grads = self.backward_op(*tensors, *rest)
+    def vmap_backward(self, batch: int, in_dims: Dims, *args: Any) -> tuple[Grads, Dims]:
+        tensors = _vmap.into_batch(*_vmap.leading(batch, in_dims, *args[:3]))
+        grads = self.backward_op(*tensors, *args[3:])
         grads = tuple(None if g is None else _vmap.out_of_batch(batch, g) for g in grads)
-        return grads, tuple(None if g is None else 0 for g in grads)
+        return grads, [None if g is None else 0 for g in grads]
 
-    def autocast(self, dtype, input, where, *rest) -> tuple[Any, ...]:
+    def autocast(self, dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
         """The input as it comes; positions in float32 unless they already have input's dtype."""
-        return input, where if where.dtype in (input.dtype, torch.float64) else where.float(), *rest
+        input, where, *params = args
+        return input, where if where.dtype in (input.dtype, torch.float64) else where.float(), *params
 
 
 def check_modes(op: str, mode: str, padding_mode: str) -> None:
@@ -45,7 +46,7 @@ def check_input(op: str, input: Any) -> None:
 
 
 def kernel_modes(mode: str, padding_mode: str) -> tuple[int, bool]:
-    """The modes as flexor._C takes them; KeyError-free only after check_modes."""
+    """The modes as flexor._C takes them."""
     return MODES.index(mode), bool(PADDING_MODES.index(padding_mode))
 
 

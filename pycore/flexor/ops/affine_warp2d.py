@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from .. import _C
 from ..reference.bilinear import compute_dtype
 from ..reference.warp2d import inverse_affine_warp2d, inverse_affine_warp2d_backward, invert_affine
 from . import _check, _warp
-from ._operator import empty_image
+from ._operator import Grads, Ints, Needs, empty_image
 
 _NAME = "affine_warp2d"
 
@@ -67,7 +68,8 @@ class _AffineWarp2d(_warp.WarpOperator):
     tensors = ("Tensor input", "Tensor inverse_matrix")
     params = ("SymInt[2] size", "str mode", "str padding_mode")
 
-    def check(self, input, inverse_matrix, size, mode, padding_mode):
+    def check(self, *args: Any) -> None:
+        input, inverse_matrix, size, mode, padding_mode = args
         _warp.check_modes(_NAME, mode, padding_mode)
         _warp.check_input(_NAME, input)
         _check.integers(_NAME, "size", size, 0, "an integer not below 0")
@@ -81,35 +83,38 @@ class _AffineWarp2d(_warp.WarpOperator):
         _check.same_device(_NAME, input=input, matrix=inverse_matrix)
         _check.fits(_NAME, "output", (*input.shape[:2], *size), input.dtype)
 
-    def empty_output(self, input, inverse_matrix, size, *_):
-        return empty_image(input, input.shape[0], input.shape[1], *size)
+    def empty_output(self, input: Tensor, inverse_matrix: Tensor, size: Ints, *_: Any) -> Tensor:
+        return empty_image(input, input.shape[0], input.shape[1], size[0], size[1])
 
-    def cpu_forward(self, input, inverse_matrix, size, mode, padding_mode):
-        output = empty_image(input, input.shape[0], input.shape[1], *size)
-        _C.affine_warp2d_forward(output, input, inverse_matrix, *_warp.kernel_modes(mode, padding_mode))
+    def cpu_forward(self, input: Tensor, inverse_matrix: Tensor, size: Ints, *modes: str) -> Tensor:
+        output = self.empty_output(input, inverse_matrix, size)
+        _C.affine_warp2d_forward(output, input, inverse_matrix, *_warp.kernel_modes(*modes))
         return output
 
-    def cpu_backward(self, grads, grad_output, input, inverse_matrix, size, mode, padding_mode):
-        _C.affine_warp2d_backward(grad_output, input, inverse_matrix, *grads, *_warp.kernel_modes(mode, padding_mode))
+    def cpu_backward(self, grads: Grads, *args: Any) -> None:
+        grad_output, input, inverse_matrix, _, *modes = args
+        _C.affine_warp2d_backward(grad_output, input, inverse_matrix, *grads, *_warp.kernel_modes(*modes))
 
-    def triton_forward(self, *args):
+    def triton_forward(self, *args: Any) -> Tensor:
         from ..kernels import affine_warp2d as kernel
 
         return kernel.forward(*args)
 
-    def triton_backward(self, grad_output, input, inverse_matrix, size, *modes, needs, deterministic):
+    def triton_backward(self, needs: Needs, deterministic: bool, *args: Any) -> Grads:
         from ..kernels import affine_warp2d as kernel
 
+        grad_output, input, inverse_matrix, _, *modes = args
         return kernel.backward(grad_output, input, inverse_matrix, *modes, tuple(needs), deterministic)
 
-    def reference_forward(self, *args):
+    def reference_forward(self, *args: Any) -> Tensor:
         return inverse_affine_warp2d(*args)
 
-    def reference_backward(self, grad_output, *args):
-        return inverse_affine_warp2d_backward(grad_output, *args)
+    def reference_backward(self, *args: Any) -> Grads:
+        return inverse_affine_warp2d_backward(*args)
 
-    def autocast(self, dtype: torch.dtype, input, inverse_matrix, *rest):
-        return input, inverse_matrix, *rest
+    def autocast(self, dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
+        """As they come: the inverse already has the dtype that positions need."""
+        return args
 
 
 _operator = _AffineWarp2d()

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import _C, reference
 from ..reference.deform_conv2d import deform_conv2d_backward
 from . import _check, _vmap
-from ._operator import Grads, Operator, empty_image
+from ._operator import Dims, Grads, Ints, Needs, Operator, empty_image
 
 Pair = int | Sequence[int]
 
@@ -81,7 +81,8 @@ class _DeformConv2d(Operator):
     tensors = ("Tensor input", "Tensor offset", "Tensor weight", "Tensor? bias", "Tensor? mask")
     params = ("int[2] stride", "int[2] padding", "int[2] dilation")
 
-    def check(self, input, offset, weight, bias, mask, stride, padding, dilation):
+    def check(self, *args: Any) -> None:
+        input, offset, weight, bias, mask, stride, padding, dilation = args
         _check_tensors(input, offset, weight, bias, mask)
         _check.integers(_NAME, "stride", stride, 1, "a positive integer")
         _check.integers(_NAME, "padding", padding, 0, "an integer not below 0")
@@ -89,11 +90,21 @@ class _DeformConv2d(Operator):
         _check_groups(input, offset, weight, bias)
         _check_sizes(input, offset, weight, mask, stride, padding, dilation)
 
-    def empty_output(self, input, offset, weight, *_):
+    def empty_output(self, input: Tensor, offset: Tensor, weight: Tensor, *_: Any) -> Tensor:
         n, _, oh, ow = offset.shape
         return empty_image(input, n, weight.shape[0], oh, ow)
 
-    def cpu_forward(self, input, offset, weight, bias, mask, stride, padding, dilation):
+    def cpu_forward(
+        self,
+        input: Tensor,
+        offset: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        mask: Tensor | None,
+        stride: Ints,
+        padding: Ints,
+        dilation: Ints,
+    ) -> Tensor:
         n, offset_channels, oh, ow = offset.shape
         o, channels, kh, kw = weight.shape
         output = empty_image(input, n, o, oh, ow)
@@ -103,59 +114,60 @@ class _DeformConv2d(Operator):
         )
         return output
 
-    def cpu_backward(self, grads, grad_output, input, offset, weight, bias, mask, stride, padding, dilation):
+    def cpu_backward(self, grads: Grads, *args: Any) -> None:
+        grad_output, input, offset, weight, _, mask, stride, padding, dilation = args
         groups = _groups(input, offset, weight)
         _C.deform_conv2d_backward(
             grad_output, input, offset, weight, mask, *grads, *stride, *padding, *dilation, *groups
         )
 
-    def triton_forward(self, input, offset, weight, bias, mask, *geometry):
+    def triton_forward(self, *args: Any) -> Tensor:
         from ..kernels import deform_conv2d as kernel
 
-        return kernel.forward(input, offset, weight, bias, mask, *geometry, *_groups(input, offset, weight))
+        return kernel.forward(*args, *_groups(*args[:3]))
 
-    def triton_backward(self, grad_output, input, offset, weight, bias, mask, *geometry, needs, deterministic):
+    def triton_backward(self, needs: Needs, deterministic: bool, *args: Any) -> Grads:
         from ..kernels import deform_conv2d as kernel
 
+        grad_output, input, offset, weight, _, mask, *geometry = args
         groups = _groups(input, offset, weight)
-        args = input, offset, weight, mask, *geometry, *groups
-        return kernel.backward(grad_output, *args, tuple(needs), deterministic)
-
-    def reference_forward(self, input, offset, weight, bias, mask, stride, padding, dilation):
-        return reference.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
-
-    def reference_backward(self, grad_output, *args) -> Grads:
-        return deform_conv2d_backward(grad_output, *args)
-
-    def vmap_forward(self, batch, in_dims, input, offset, weight, bias, mask, *rest):
-        tensors = _vmap.leading(batch, in_dims, input, offset, weight, bias, mask)
-        if in_dims[2] is None and in_dims[3] is None:
-            input, offset, mask = _vmap.into_batch(tensors[0], tensors[1], tensors[4])
-            return _vmap.out_of_batch(batch, self.op(input, offset, weight, bias, mask, *rest)), 0
-        input, offset, mask = _vmap.into_channels(tensors[0], tensors[1], tensors[4])
-        weight, bias = _vmap.into_batch(tensors[2], tensors[3])
-        return _vmap.out_of_channels(batch, self.op(input, offset, weight, bias, mask, *rest)), 0
-
-    def vmap_backward(self, batch, in_dims, grad_output, input, offset, weight, bias, mask, *rest):
-        """As many convolutions side by side as groups of one, so that each has its own gradient of the weight."""
-        tensors = _vmap.leading(batch, in_dims, grad_output, input, offset, weight, bias, mask)
-        grad_output, input, offset, mask = _vmap.into_channels(*tensors[:3], tensors[5])
-        weight, bias = _vmap.into_batch(tensors[3], tensors[4])
-        grads = self.backward_op(grad_output, input, offset, weight, bias, mask, *rest)
-        grad_input, grad_offset, grad_weight, grad_bias, grad_mask = grads
-        grad_weight, grad_bias = (None if g is None else _vmap.out_of_batch(batch, g) for g in (grad_weight, grad_bias))
-        grad_input, grad_offset, grad_mask = (
-            None if g is None else _vmap.out_of_channels(batch, g) for g in (grad_input, grad_offset, grad_mask)
+        return kernel.backward(
+            grad_output, input, offset, weight, mask, *geometry, *groups, tuple(needs), deterministic
         )
-        grads = (grad_input, grad_offset, grad_weight, grad_bias, grad_mask)
-        return grads, tuple(None if g is None else 0 for g in grads)
 
-    def autocast(self, dtype, input, offset, weight, bias, mask, *rest):
+    def reference_forward(self, *args: Any) -> Tensor:
+        *tensors, mask, stride, padding, dilation = args
+        return reference.deform_conv2d(*tensors, stride, padding, dilation, mask)
+
+    def reference_backward(self, *args: Any) -> Grads:
+        return deform_conv2d_backward(*args)
+
+    def vmap_forward(self, batch: int, in_dims: Dims, *args: Any) -> tuple[Tensor, int]:
+        input, offset, weight, bias, mask = _vmap.leading(batch, in_dims, *args[:5])
+        if in_dims[2] is None and in_dims[3] is None:
+            input, offset, mask = _vmap.into_batch(input, offset, mask)
+            return _vmap.out_of_batch(batch, self.op(input, offset, *args[2:4], mask, *args[5:])), 0
+        input, offset, mask = _vmap.into_channels(input, offset, mask)
+        weight, bias = _vmap.into_batch(weight, bias)
+        return _vmap.out_of_channels(batch, self.op(input, offset, weight, bias, mask, *args[5:])), 0
+
+    def vmap_backward(self, batch: int, in_dims: Dims, *args: Any) -> tuple[Grads, Dims]:
+        """As many convolutions side by side as groups of one, so that each has its own gradient of the weight."""
+        grad_output, input, offset, weight, bias, mask = _vmap.leading(batch, in_dims, *args[:6])
+        grad_output, input, offset, mask = _vmap.into_channels(grad_output, input, offset, mask)
+        weight, bias = _vmap.into_batch(weight, bias)
+        folded = self.backward_op(grad_output, input, offset, weight, bias, mask, *args[6:])
+        undo = (_vmap.out_of_channels,) * 2 + (_vmap.out_of_batch,) * 2 + (_vmap.out_of_channels,)
+        grads = tuple(None if g is None else out(batch, g) for out, g in zip(undo, folded, strict=True))
+        return grads, [None if g is None else 0 for g in grads]
+
+    def autocast(self, dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
         """Input, weight and bias in low precision; offset and mask keep the float32 that positions need."""
+        input, offset, weight, bias, mask, *params = args
         if input.dtype == torch.float64:
-            return input, offset, weight, bias, mask, *rest
+            return args
         offset, mask = (t if t is None or t.dtype == dtype else t.float() for t in (offset, mask))
-        return input.to(dtype), offset, weight.to(dtype), None if bias is None else bias.to(dtype), mask, *rest
+        return input.to(dtype), offset, weight.to(dtype), None if bias is None else bias.to(dtype), mask, *params
 
 
 def _groups(input: Tensor, offset: Tensor, weight: Tensor) -> tuple[int, int]:
@@ -210,7 +222,9 @@ def _check_groups(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | 
         _check.shape(_NAME, "bias.shape", bias, (o,), "(weight.shape[0],)")
 
 
-def _check_sizes(input, offset, weight, mask, stride, padding, dilation) -> None:
+def _check_sizes(
+    input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, stride: Ints, padding: Ints, dilation: Ints
+) -> None:
     n, _, h, w = input.shape
     o, _, kh, kw = weight.shape
     oh = (h + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from .. import _C, reference
 from ..reference.warp2d import warp2d_backward
 from . import _check, _warp
-from ._operator import empty_image
+from ._operator import Grads, Needs, empty_image
 
 _NAME = "warp2d"
 
@@ -50,42 +52,43 @@ class _Warp2d(_warp.WarpOperator):
     tensors = ("Tensor input", "Tensor flow")
     params = ("str mode", "str padding_mode")
 
-    def check(self, input, flow, mode, padding_mode):
+    def check(self, *args: Any) -> None:
+        input, flow, mode, padding_mode = args
         _warp.check_modes(_NAME, mode, padding_mode)
         _warp.check_input(_NAME, input)
         _check.tensor(_NAME, "flow", flow, "B 2 oh ow")
         _check.same_dtype(_NAME, "flow", flow, input, or_float32=True)
         _check.same_device(_NAME, input=input, flow=flow)
-        expected = (input.shape[0], 2, *flow.shape[2:])
-        _check.shape(_NAME, "flow.shape", flow, expected, "(B, 2, oh, ow)")
+        _check.shape(_NAME, "flow.shape", flow, (input.shape[0], 2, *flow.shape[2:]), "(B, 2, oh, ow)")
         _check.fits(_NAME, "output", (*input.shape[:2], *flow.shape[2:]), input.dtype)
 
-    def empty_output(self, input, flow, mode, padding_mode):
+    def empty_output(self, input: Tensor, flow: Tensor, *_: Any) -> Tensor:
         return empty_image(input, input.shape[0], input.shape[1], flow.shape[2], flow.shape[3])
 
-    def cpu_forward(self, input, flow, mode, padding_mode):
-        output = self.empty_output(input, flow, mode, padding_mode)
+    def cpu_forward(self, input: Tensor, flow: Tensor, mode: str, padding_mode: str) -> Tensor:
+        output = self.empty_output(input, flow)
         _C.warp2d_forward(output, input, flow, *_warp.kernel_modes(mode, padding_mode))
         return output
 
-    def cpu_backward(self, grads, grad_output, input, flow, mode, padding_mode):
-        _C.warp2d_backward(grad_output, input, flow, *grads, *_warp.kernel_modes(mode, padding_mode))
+    def cpu_backward(self, grads: Grads, *args: Any) -> None:
+        grad_output, input, flow, *modes = args
+        _C.warp2d_backward(grad_output, input, flow, *grads, *_warp.kernel_modes(*modes))
 
-    def triton_forward(self, *args):
+    def triton_forward(self, *args: Any) -> Tensor:
         from ..kernels import warp2d as kernel
 
         return kernel.forward(*args)
 
-    def triton_backward(self, grad_output, *args, needs, deterministic):
+    def triton_backward(self, needs: Needs, deterministic: bool, *args: Any) -> Grads:
         from ..kernels import warp2d as kernel
 
-        return kernel.backward(grad_output, *args, tuple(needs), deterministic)
+        return kernel.backward(*args, tuple(needs), deterministic)
 
-    def reference_forward(self, *args):
+    def reference_forward(self, *args: Any) -> Tensor:
         return reference.warp2d(*args)
 
-    def reference_backward(self, grad_output, *args):
-        return warp2d_backward(grad_output, *args)
+    def reference_backward(self, *args: Any) -> Grads:
+        return warp2d_backward(*args)
 
 
 _operator = _Warp2d()
