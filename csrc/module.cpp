@@ -12,6 +12,7 @@ namespace py = pybind11;
 
 namespace flexor {
 void register_deform(py::module_& m);
+void register_warp(py::module_& m);
 }
 
 PYBIND11_MODULE(_C, m) {
@@ -31,4 +32,5 @@ PYBIND11_MODULE(_C, m) {
     return info;
   });
   register_deform(m);
+  register_warp(m);
 }

@@ -97,6 +97,19 @@ inline void transpose(const T* src, int64_t src_stride, int64_t rows, int64_t co
       dst[j * dst_stride + i] = src[i * src_stride + j];
 }
 
+// Of float and double only; whole vectors of them, which the library's functions are not.
+template <class T>
+FLEXOR_INLINE T floor_of(T x) {
+  if constexpr (sizeof(T) == 8) return __builtin_floor(x);
+  else return __builtin_floorf(x);
+}
+
+template <class T>
+FLEXOR_INLINE T round_of(T x) {  // halves to even
+  if constexpr (sizeof(T) == 8) return __builtin_rint(x);
+  else return __builtin_rintf(x);
+}
+
 template <class T>
 FLEXOR_INLINE T smaller(T a, T b) {
   return b < a ? b : a;

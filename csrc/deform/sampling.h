@@ -3,18 +3,11 @@
 // the packed copies of the input that the samplers read.
 #pragma once
 #include "core/gemm.h"
-#include "core/parallel.h"
 #include "core/rows.h"
+#include "core/tasks.h"
 #include "deform/deform_conv2d.h"
 
 namespace flexor::FLEXOR_ISA {
-
-template <class F>
-FLEXOR_INLINE void parallel_for(int64_t tasks, F&& body) {
-  using Body = std::remove_reference_t<F>;
-  parallel_for_raw(
-      tasks, [](void* context, int64_t task) { (*static_cast<Body*>(context))(task); }, &body);
-}
 
 // Channels are worked on in segments, the runs that share a convolution group and an offset group, each
 // cut into units of `lanes` channels (the last one padded with zeros). A unit and its taps make
@@ -80,12 +73,6 @@ struct Plan {
   }
 };
 
-template <class T>
-FLEXOR_INLINE T floor_of(T x) {
-  return sizeof(T) == 8 ? static_cast<T>(__builtin_floor(static_cast<double>(x)))
-                        : static_cast<T>(__builtin_floorf(static_cast<float>(x)));
-}
-
 // The tile's n pixels, padded to `tile` with samples that read zeros at weight zero.
 // Outside is y <= -1, y >= H, x <= -1 or x >= W; a NaN is not outside, so its weights stay NaN and reach
 // the output, while its corner is the dummy. The backward counts exactly -1 as inside (kInclusive): the
@@ -104,7 +91,7 @@ void make_plan(const Geometry& g, const Plan<T>& plan, const T* base_y, const T*
                                     : ((y <= T(-1)) | (y >= height) | (x <= T(-1)) | (x >= width));
     const bool inside = (y >= T(-1)) & (y < height) & (x >= T(-1)) & (x < width);
     const T y0 = floor_of(y), x0 = floor_of(x);
-    const T ly = outside ? T(0) : y - y0, lx = outside ? T(0) : x - x0;
+    const T ly = outside ? T(0) : y - y0 + T(0) * x, lx = outside ? T(0) : x - x0 + T(0) * y;  // a NaN is both's
     const T m = mask[i];
     const T scale = outside ? T(0) * m : m;
     const T low = ly * scale, high = scale - low;
