@@ -115,6 +115,7 @@ class Operator(ABC):
             library.impl(name, self._autocast_kernel(device), f"Autocast{device.upper()}")
 
     def __call__(self, tensors: Tensors, params: tuple[Any, ...], backend: str | None) -> Tensor:
+        input = tensors[0]
         if not is_plain(tensors):
             return self.op(*tensors, *params, backend)
         if torch.is_grad_enabled() and _any_requires_grad(*tensors):
@@ -123,9 +124,14 @@ class Operator(ABC):
             backend is None
             and self._cpu_is_automatic
             and _backend._forced is None
-            and getattr(tensors[0], "is_cpu", False)
+            and input is not None
+            and input.is_cpu
         ):
-            return self._cpu_forward(tensors, params)
+            try:
+                return self.cpu_forward(*tensors, *params)
+            except Exception:
+                self.check(*tensors, *params)
+                raise
         return self.forward(*tensors, *params, backend)
 
     def forward(self, *args: Any) -> Tensor:
@@ -136,17 +142,14 @@ class Operator(ABC):
         name = _backend.choose(self.name, input.device, input.dtype, backend)
         if name == "cpu":
             self._cpu_is_automatic |= backend is None and _backend._forced is None
-            return self._cpu_forward(args, ())
+            try:
+                return self.cpu_forward(*args)
+            except Exception:
+                self.check(*args)  # _C checks all that memory safety needs; this says what is wrong
+                raise
         self.check(*args)
         output = self.triton_forward(*args) if name == "triton" else self.reference_forward(*args)
         return _laid_out_like(self.empty_output(*args), output)
-
-    def _cpu_forward(self, tensors: Tensors, params: tuple[Any, ...]) -> Tensor:
-        try:
-            return self.cpu_forward(*tensors, *params)
-        except Exception:
-            self.check(*tensors, *params)  # _C checks all that memory safety needs; this says what is wrong
-            raise
 
     def backward(self, grad_output: Tensor, *args: Any) -> Grads:
         """Gradients for the tensors among args; args end with needs and the backend's name or None."""

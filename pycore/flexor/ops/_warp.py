@@ -27,7 +27,7 @@ class WarpOperator(Operator):
         tensors = _vmap.into_batch(*_vmap.leading(batch, in_dims, *args[:3]))
         grads = self.backward_op(*tensors, *args[3:])
         grads = tuple(None if g is None else _vmap.out_of_batch(batch, g) for g in grads)
-        return grads, [None if g is None else 0 for g in grads]
+        return grads, tuple(None if g is None else 0 for g in grads)
 
     def autocast(self, dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
         """The input as it comes; positions in float32 unless they already have input's dtype."""

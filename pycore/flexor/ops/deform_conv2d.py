@@ -159,7 +159,7 @@ class _DeformConv2d(Operator):
         folded = self.backward_op(grad_output, input, offset, weight, bias, mask, *args[6:])
         undo = (_vmap.out_of_channels,) * 2 + (_vmap.out_of_batch,) * 2 + (_vmap.out_of_channels,)
         grads = tuple(None if g is None else out(batch, g) for out, g in zip(undo, folded, strict=True))
-        return grads, [None if g is None else 0 for g in grads]
+        return grads, tuple(None if g is None else 0 for g in grads)
 
     def autocast(self, dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
         """Input, weight and bias in low precision; offset and mask keep the float32 that positions need."""
