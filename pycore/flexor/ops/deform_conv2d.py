@@ -107,10 +107,11 @@ class _DeformConv2d(Operator):
     ) -> Tensor:
         n, offset_channels, oh, ow = offset.shape
         o, channels, kh, kw = weight.shape
+        (sy, sx), (py, px), (dy, dx) = stride, padding, dilation
         output = empty_image(input, n, o, oh, ow)
         groups, offset_groups = input.shape[1] // channels, offset_channels // (2 * kh * kw)
         _C.deform_conv2d_forward(
-            output, input, offset, weight, bias, mask, *stride, *padding, *dilation, groups, offset_groups
+            output, input, offset, weight, bias, mask, sy, sx, py, px, dy, dx, groups, offset_groups
         )
         return output
 
