@@ -159,6 +159,7 @@ def test_autocast_with_an_offset_that_a_layer_predicted():
 
 
 @pytest.mark.compiles
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
 @pytest.mark.parametrize("needs", [(True,) * 5, (True, False, True, True, False), (False, True, False, False, False)])
 def test_opcheck(needs):
     args = tensors(torch.float32)

@@ -17,6 +17,7 @@ from torch._C import _any_requires_grad, _get_tracing_state, _is_any_autocast_en
 from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction  # what Function itself becomes inside functorch
 from torch.compiler import is_dynamo_compiling
 
 from .. import _backend
@@ -234,7 +235,7 @@ def empty_image(input: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
     return torch.empty((n, c, h, w), dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
 
 
-class _Forward(torch.autograd.Function):
+class _Forward(_SingleLevelFunction):
     """apply(operator, run, *tensors, *params, backend), where run computes the op from the last three."""
 
     @staticmethod
@@ -254,7 +255,7 @@ class _Forward(torch.autograd.Function):
         return None, None, *grads, *(None for _ in ctx.params)
 
 
-class _Backward(torch.autograd.Function):
+class _Backward(_SingleLevelFunction):
     """apply(operator, run, grad_output, *tensors, *params, needs, backend): a backward that differentiates."""
 
     @staticmethod
@@ -286,10 +287,10 @@ class _Backward(torch.autograd.Function):
         return tuple(result)
 
 
-def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+def _apply(function: type[_SingleLevelFunction], *args: Any) -> Any:
     """Function.apply inside an Autograd kernel, where functorch has already chosen the level."""
     with enable_single_level_autograd_function():
-        return super(torch.autograd.Function, function).apply(*args)
+        return function.apply(*args)
 
 
 def _below_autograd(op: Callable[..., Any]) -> Callable[..., Any]:
