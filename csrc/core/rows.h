@@ -9,6 +9,9 @@
 
 namespace flexor::FLEXOR_ISA {
 
+template <class T>
+constexpr DType kOwnDType = sizeof(T) == 8 ? DType::f64 : DType::f32;
+
 FLEXOR_INLINE uint32_t bits_of(float x) { uint32_t u; __builtin_memcpy(&u, &x, 4); return u; }
 FLEXOR_INLINE float float_of(uint32_t u) { float x; __builtin_memcpy(&x, &u, 4); return x; }
 

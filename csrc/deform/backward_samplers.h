@@ -134,6 +134,10 @@ void unpack_gradient(const Geometry& g, const TensorView& grad_input, int64_t im
   for (int64_t y = 0; y < g.height; ++y) {
     const T* line = src + (y + 1) * row + lanes;
     const int64_t at = image * grad_input.stride[0] + c0 * grad_input.stride[1] + y * grad_input.stride[2];
+    if (grad_input.stride[1] == 1 && grad_input.dtype == kOwnDType<T> && n == lanes) {
+      copy_pixels(line, lanes, lanes, g.width, static_cast<T*>(grad_input.data) + at, grad_input.stride[3]);
+      continue;
+    }
     if (grad_input.stride[1] == 1) {
       for (int64_t x = 0; x < g.width; ++x) store_row(grad_input, at + x * grad_input.stride[3], 1, line + x * lanes, n);
       continue;

@@ -29,7 +29,6 @@ class Backward {
   void run() {
     if (p_.grad_bias) bias_gradient();
     if (g_.channels == 0 || !(sampled_ || p_.grad_weight)) return;
-    const DType own = sizeof(T) == 8 ? DType::f64 : DType::f32;
     const int64_t weight_size = g_.out_channels * g_.group_channels * g_.taps;
     const int64_t weight_bytes = p_.grad_weight ? weight_size * static_cast<int64_t>(sizeof(T)) : 0;
     partial_size_ = split_ ? p_.offset_groups * g_.taps * 3 * g_.pixels : 0;
@@ -39,7 +38,7 @@ class Backward {
     const int64_t image_bytes = larger<int64_t>(1, weight_bytes + lanes_of_work_ * partial_bytes);
     images_ = larger<int64_t>(1, smaller(g_.batch, kPartialBytes / image_bytes));
 
-    const bool in_place = images_ == 1 && p_.grad_weight && p_.grad_weight.dtype == own && contiguous(p_.grad_weight);
+    const bool in_place = images_ == 1 && p_.grad_weight && p_.grad_weight.dtype == kOwnDType<T> && contiguous(p_.grad_weight);
     SharedBuffer weight_sums(in_place ? 0 : images_ * weight_bytes);
     SharedBuffer partials(images_ * lanes_of_work_ * partial_bytes);
     SharedBuffer weights(few_ && sampled_ ? weight_size * sizeof(T) : 0);
@@ -192,9 +191,15 @@ class Backward {
   // [output][pixel] of one tile; rows of zeros fill it up for the microkernel.
   void load_grad_out(const Scratch& s, int64_t image, int64_t group, int64_t first, int64_t n, int64_t rows) const {
     const int64_t outputs = g_.group_outputs;
+    const TensorView& grad = p_.output;
+    const bool pixels_of_channels = grad.dtype == kOwnDType<T> && grad.stride[1] == 1 && grad_out_.flat;
+    if (pixels_of_channels) {
+      const T* src = static_cast<const T*>(grad.data) + grad_out_.start(image, group * outputs, 0, first);
+      transpose(src, grad.stride[3], n, outputs, s.grad_out, rows);
+    }
     for (int64_t o = 0; o < outputs; ++o) {
       T* dst = s.grad_out + o * rows;
-      grad_out_.load(dst, image, group * outputs + o, first, n);
+      if (!pixels_of_channels) grad_out_.load(dst, image, group * outputs + o, first, n);
       for (int64_t i = n; i < rows; ++i) dst[i] = T(0);
     }
     for (int64_t i = outputs * rows; i < round_up(outputs, kTallRows) * rows; ++i) s.grad_out[i] = T(0);

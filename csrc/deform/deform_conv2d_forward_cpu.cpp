@@ -39,7 +39,7 @@ class Forward {
     const int64_t unit_weights = few_ ? 0 : g_.taps * g_.lanes * out_stride_ * static_cast<int64_t>(sizeof(T));
     const int64_t unit_input = g_.padded_plane * g_.lanes * static_cast<int64_t>(sizeof(T));
     // Outputs of a lower precision cannot be added to between chunks: then all units are one chunk.
-    const bool can_add = p_.output.dtype == (sizeof(T) == 8 ? DType::f64 : DType::f32);
+    const bool can_add = p_.output.dtype == kOwnDType<T>;
     const int64_t chunk = can_add ? larger<int64_t>(1, kSharedBytes / larger(unit_weights, unit_input)) : g_.units;
     const int64_t images =
         larger<int64_t>(1, smaller(g_.batch, kSharedBytes / (unit_input * smaller(chunk, g_.units))));
@@ -72,7 +72,7 @@ class Forward {
 
   bool weights_in_place() const {
     const TensorView& w = p_.weight;
-    return w.dtype == (sizeof(T) == 8 ? DType::f64 : DType::f32) && w.stride[3] == 1 && w.stride[2] == w.size[3] &&
+    return w.dtype == kOwnDType<T> && w.stride[3] == 1 && w.stride[2] == w.size[3] &&
            w.stride[1] == g_.taps && w.stride[0] == g_.group_channels * g_.taps;
   }
 
@@ -242,6 +242,7 @@ class Forward {
     constexpr int64_t L = kLanes<T>;
     const bool add = run.unit % g_.group_units != 0;
     const int64_t o0 = run.group * g_.group_outputs;
+    if (!few_ && p_.output.dtype == kOwnDType<T> && p_.output.stride[1] == 1) return store_channels(run, image, first, n, out);
     T lines[L * kLine], previous[kLine];
     for (int64_t i = 0; i < n; i += kLine)
       for (int64_t o = 0; o < g_.group_outputs; o += L) {
@@ -259,6 +260,19 @@ class Forward {
           out_.store(line, image, o0 + o + j, first + i, count);
         }
       }
+  }
+
+  // channels_last: a pixel's outputs lie together on both sides.
+  void store_channels(const Run& run, int64_t image, int64_t first, int64_t n, const T* out) const {
+    const bool add = run.unit % g_.group_units != 0;
+    const T* bias = bias_ + run.group * g_.group_outputs;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t y = (first + i) / g_.out_width, x = (first + i) % g_.out_width;
+      T* dst = static_cast<T*>(p_.output.data) + out_.start(image, run.group * g_.group_outputs, y, x);
+      const T* src = out + i * out_stride_;
+      const T* base = add ? dst : bias;
+      for (int64_t o = 0; o < g_.group_outputs; ++o) dst[o] = src[o] + base[o];
+    }
   }
 
   static constexpr int64_t kLine = 64;

@@ -138,8 +138,7 @@ struct Planner {
 
   // A row of pixels as it lies in memory when it can be read in place, else a converted copy.
   const T* row(const PlanePixels& plane, T* copy, int64_t image, int64_t channel, int64_t first, int64_t n) const {
-    const DType own = sizeof(T) == 8 ? DType::f64 : DType::f32;
-    if (plane.flat && plane.view.stride[3] == 1 && plane.view.dtype == own)
+    if (plane.flat && plane.view.stride[3] == 1 && plane.view.dtype == kOwnDType<T>)
       return static_cast<const T*>(plane.view.data) + plane.start(image, channel, 0, first);
     plane.load(copy, image, channel, first, n);
     return copy;
@@ -186,12 +185,28 @@ FLEXOR_INLINE void copy_transposed(const T* src, int64_t stride, int64_t lanes, 
     for (int64_t l = 0; l < lanes; ++l) dst[x * lanes + l] = src[l * stride + x];
 }
 
+// dst[x * dst_stride + l] = src[x * src_stride + l]
+template <class T>
+FLEXOR_INLINE void copy_pixels(const T* src, int64_t src_stride, int64_t lanes, int64_t width, T* dst,
+                               int64_t dst_stride) {
+  const auto copy = [&](auto n) __attribute__((always_inline)) {
+    for (int64_t x = 0; x < width; ++x)
+      __builtin_memcpy(dst + x * dst_stride, src + x * src_stride, decltype(n)::value * sizeof(T));
+  };
+  switch (lanes) {
+    case 16: return copy(std::integral_constant<int, 16>{});
+    case 8: return copy(std::integral_constant<int, 8>{});
+    case 4: return copy(std::integral_constant<int, 4>{});
+    default: return copy(std::integral_constant<int, 1>{});
+  }
+}
+
 // Copies the channels of one unit into [H + 3][W + 2][lanes], zeros around and in the missing lanes.
 // `scratch` holds a line of the unit, lanes * width.
 template <class T>
 void pack_input(const Geometry& g, const TensorView& input, int64_t image, int64_t unit, T* dst, T* scratch) {
   const int64_t c0 = g.unit_channel(unit), n = g.unit_size(unit), lanes = g.lanes, row = g.padded_width * lanes;
-  const bool own = input.dtype == (sizeof(T) == 8 ? DType::f64 : DType::f32);
+  const bool own = input.dtype == kOwnDType<T>;
   for (int64_t i = 0; i < row; ++i) dst[i] = T(0);
   for (int64_t i = (g.height + 1) * row; i < (g.height + 3) * row; ++i) dst[i] = T(0);
   if (n < lanes)
@@ -203,7 +218,7 @@ void pack_input(const Geometry& g, const TensorView& input, int64_t image, int64
     const int64_t at = image * input.stride[0] + c0 * input.stride[1] + y * input.stride[2];
     if (own && n == lanes && input.stride[1] == 1) {
       const T* src = static_cast<const T*>(input.data) + at;
-      for (int64_t x = 0; x < g.width; ++x) __builtin_memcpy(line + x * lanes, src + x * input.stride[3], lanes * sizeof(T));
+      copy_pixels(src, input.stride[3], lanes, g.width, line, lanes);
     } else if (own && n == lanes && input.stride[3] == 1) {
       copy_transposed(static_cast<const T*>(input.data) + at, input.stride[1], lanes, g.width, line);
     } else {
