@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-
 from flexor import bench
 from flexor.bench import machine
 from flexor.bench.contest import OURS, Contest, Record, speedups, summary

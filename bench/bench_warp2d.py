@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 from _harness import entries, timed
-
 from flexor.bench import warp
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from flexor import bench
 from flexor.bench import contest, deform, memory, picture, report
 from flexor.bench.contest import FORWARD, OURS, TRAINING
@@ -46,9 +45,10 @@ def test_speedups_stay_within_a_round():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("direction", [FORWARD, TRAINING])
 def test_every_kind_of_contest_runs_and_is_right(direction, dtype, layout):
-    record = contest.run(tiny(direction=direction, dtype=dtype, layout=layout, batch=2), seconds=0)
+    kind = tiny(direction=direction, dtype=dtype, layout=layout, batch=2)
+    record = contest.run(kind, seconds=0)
     assert OURS in record["error"] and deform.CONV in record["ms"]
-    assert set(record["ms"]) | set(record["skipped"]) == set(tiny().contestants)
+    assert set(record["ms"]) | set(record["skipped"]) == set(kind.contestants)
     assert all(record["skipped"].values())
 
 

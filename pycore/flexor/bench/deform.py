@@ -145,7 +145,8 @@ class DeformContest(Contest):
     def contestants(self) -> tuple[str, ...]:
         if self.threads > 1:
             return OURS, OURS + ONE_THREAD, CONV, CONV + ONE_THREAD, "torchvision", "onnxruntime"
-        return OURS, "torchvision", "onnxruntime", "grid_sample", CONV
+        peers = ("torchvision", "onnxruntime", "grid_sample") if self.batch == 1 else ("torchvision", "onnxruntime")
+        return OURS, *peers, CONV
 
     @property
     def flops(self) -> int:
@@ -252,7 +253,7 @@ def _on_one_thread(call: Call, threads: int) -> Call:
 
 
 def contests(everything: bool = False) -> list[DeformContest]:
-    """The five shapes of the table, or all shapes with batch 8, channels_last, bfloat16 and all threads."""
+    """The five shapes of the table; or all shapes, and those five also with batch 8, other layouts, dtypes, threads."""
 
     def both(case: Case, **kind) -> list[DeformContest]:
         return [DeformContest(case=case.name, shape=case, direction=d, **kind) for d in (FORWARD, TRAINING)]
@@ -261,9 +262,7 @@ def contests(everything: bool = False) -> list[DeformContest]:
         return [contest for case in TABLE for contest in both(case)]
     threads = torch.get_num_threads()
     found = [contest for case in CASES for contest in both(case)]
-    for case in CASES:
-        if case in DCPOSE.values() and case != DCPOSE[3]:
-            continue  # the dilation changes only where samples fall
+    for case in TABLE:
         found += both(case, layout="channels_last")
         found += both(case, dtype=torch.bfloat16)
         found += both(case, dtype=torch.bfloat16, layout="channels_last")

@@ -154,10 +154,8 @@ def _prepare(
 
 
 def contests(everything: bool = False) -> list[Contest]:
-    """Both warps of every case on one thread; with everything also batch 8 on one and on all threads."""
-    sizes = [(1, 1)]
-    if everything:
-        sizes += [(8, threads) for threads in sorted({1, torch.get_num_threads()})]
+    """Both warps of every case on one thread; with everything also batch 8 on all threads."""
+    sizes = [(1, 1), (8, torch.get_num_threads())] if everything else [(1, 1)]
     return [
         kind(case=case.name, shape=case, direction=direction, batch=batch, threads=threads)
         for batch, threads in sizes

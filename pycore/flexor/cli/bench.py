@@ -15,8 +15,15 @@ from ..bench import picture, report
 from ..bench.contest import OURS, Record, speedups
 
 # Broken in two, so that the table fits 80 columns.
-HEADINGS = {"torchvision": "torch-\nvision", "onnxruntime": "onnx-\nruntime", "grid_sample": "grid_\nsample",
-            "F.conv2d": "F.\nconv2d", "F.conv2d, 1 thread": "F.conv2d\n1 thread", "flexor, 1 thread": "flexor\n1 thread"}
+HEADINGS = {
+    "torchvision": "torch-\nvision",
+    "onnxruntime": "onnx-\nruntime",
+    "grid_sample": "grid_\nsample",
+    "F.conv2d": "F.\nconv2d",
+    "F.conv2d, 1 thread": "F.conv2d\n1 thread",
+    "flexor, 1 thread": "flexor\n1 thread",
+}
+
 
 def run(
     family: str, json: Path | None, picture_file: Path | None, everything: bool, console: Console
