@@ -31,8 +31,8 @@ def main(folder: Path) -> None:
         overview.thumbnail((1500, 1500), Image.Resampling.LANCZOS)
         overview.save(IMAGES / "align.jpg", quality=88, optimize=True)
     (IMAGES / "flow.png").write_bytes((folder / "flow.png").read_bytes())
+    block = f"<!-- align:start -->\n{table(report)}\n<!-- align:end -->"
     for document in DOCUMENTS:
-        block = f"<!-- align:start -->\n{table(report)}\n<!-- align:end -->"
         text, count = re.subn(
             "<!-- align:start -->.*?<!-- align:end -->", lambda _: block, document.read_text(), flags=re.DOTALL
         )
@@ -51,7 +51,7 @@ def table(report: dict[str, Any]) -> str:
     lines += [
         "",
         f"{report['neighbour']} onto {report['key']}, {size['width']}x{size['height']}, whole frame; "
-        f"{report['seconds']['total']:.0f} s with {settings['threads']} threads ({versions['cpu_kernels']}), "
+        f"{report['seconds']['cpu']:.0f} s of CPU time with {settings['threads']} threads ({versions['cpu_kernels']}), "
         f"{report['learned_numbers_per_pixel_value']:.2f} learned numbers for each pixel value. "
         f"flexor {versions['flexor']}, torch {versions['torch']}.",
     ]

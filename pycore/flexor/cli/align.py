@@ -63,7 +63,7 @@ def _learn(job: Job, console: Console) -> tuple[Alignment, dict[str, float]]:
     key, neighbour = (_to_tensor(frame, job.device) for frame in (job.key, job.neighbour))
     columns = (TextColumn("{task.description:>14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     finished: dict[str, float] = {}
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     with Progress(*columns, console=console) as bar:
         tasks = {stage: bar.add_task(TITLES[stage], total=None, start=False) for stage in STAGES}
 
@@ -75,7 +75,7 @@ def _learn(job: Job, console: Console) -> tuple[Alignment, dict[str, float]]:
 
         alignment = align(key, neighbour, job.settings, progress)
     seconds = dict(zip(STAGES, np.diff([0.0, *finished.values()]).tolist(), strict=True))
-    return alignment, {**seconds, "total": time.perf_counter() - start}
+    return alignment, {**seconds, "total": time.perf_counter() - start, "cpu": time.process_time() - cpu}
 
 
 def measure(job: Job, alignment: Alignment, seconds: dict[str, float]) -> dict[str, Any]:
@@ -124,8 +124,8 @@ def _write_pictures(job: Job, alignment: Alignment, report: dict[str, Any], fold
     Image.fromarray(aligned).save(folder / "aligned.png")
     pictures.flow_picture(flow).save(folder / "flow.png")
     differences = [
-        (f"before: {pictures.DIFFERENCE_GAIN} |key - neighbour|", psnr_before, before),
-        (f"after: {pictures.DIFFERENCE_GAIN} |key - aligned|", psnr_after, after),
+        (f"before: {pictures.DIFFERENCE_GAIN} x |key - neighbour|", f"PSNR {psnr_before}", before),
+        (f"after: {pictures.DIFFERENCE_GAIN} x |key - aligned|", f"PSNR {psnr_after}", after),
     ]
     pictures.panels([differences]).save(folder / "difference.png")
     top = [("key", "", job.key), ("neighbour", "", job.neighbour), ("neighbour, aligned", "", aligned)]

@@ -56,7 +56,7 @@ def difference(a: Frame, b: Frame) -> Frame:
 
 
 def panels(rows: Sequence[Sequence[tuple[str, str, Frame]]], gap: int = 12, title: int = 26) -> Image.Image:
-    """Frames of one size in rows; each is (title, remark, frame), the remark in grey at the right of the title."""
+    """Frames of one size in rows; each is (title, remark, frame), the remark in grey at the right where it fits."""
     height, width = rows[0][0][2].shape[:2]
     columns = max(len(row) for row in rows)
     size = columns * (width + gap) + gap, len(rows) * (height + title + gap) + gap
@@ -66,7 +66,8 @@ def panels(rows: Sequence[Sequence[tuple[str, str, Frame]]], gap: int = 12, titl
         for j, (name, remark, frame) in enumerate(row):
             left, top = gap + j * (width + gap), gap + i * (height + title + gap)
             draw.text((left, top + title // 2 - 2), name, INK, _font(16), anchor="lm")
-            draw.text((left + width, top + title // 2 - 2), remark, FAINT, _font(14), anchor="rm")
+            if draw.textlength(name, _font(16)) + draw.textlength(remark, _font(14)) < width:
+                draw.text((left + width, top + title // 2 - 2), remark, FAINT, _font(14), anchor="rm")
             canvas.paste(Image.fromarray(frame), (left, top + title))
     return canvas
 

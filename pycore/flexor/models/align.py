@@ -150,7 +150,7 @@ class DeformableSampler(nn.Module):
         residual = _resize(self.spread * self.residual.tanh(), size)
         target = self.grid + flow.flip(1).repeat(1, 9, 1, 1) + residual
         offset = torch.minimum(target.clamp(min=0), self.last) - self.grid
-        return offset, _resize(self.logits, size).softmax(1)
+        return offset, _resize(self.logits.softmax(1), size)
 
     def centroid(self, flow: Tensor) -> Tensor:
         """Mean displacement of the samples, (1, 2, H, W), (x, y)."""
