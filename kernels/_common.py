@@ -31,6 +31,11 @@ def on_channels(vector, PIXEL_AXIS: tl.constexpr):
 
 
 @triton.jit
+def zeros_tile(PIXELS: tl.constexpr, CHANNELS: tl.constexpr, PIXEL_AXIS: tl.constexpr, DTYPE: tl.constexpr):
+    return tl.zeros((PIXELS, CHANNELS), DTYPE) if PIXEL_AXIS == 0 else tl.zeros((CHANNELS, PIXELS), DTYPE)
+
+
+@triton.jit
 def pixel_block(block, pixels, width, INDEX: tl.constexpr, BLOCK_M: tl.constexpr):
     """Row, column and validity of the pixels of one block; pixels past the end become pixel 0."""
     pixel = block.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)

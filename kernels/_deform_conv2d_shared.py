@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ._common import INT32_LIMIT
+from ._common import INT32_LIMIT, on_channels
 
 # Programs that keep the largest present GPUs (132 to 160 multiprocessors) busy, two on each.
 BUSY_GRID = 320
@@ -22,6 +22,14 @@ def pair_lanes(pair, LANES: tl.constexpr, PAIRS: tl.constexpr):
     if PAIRS > 1:
         pair += tl.arange(0, PAIRS * LANES) // LANES
     return pair
+
+
+@triton.jit
+def on_lanes(value, PIXEL_AXIS: tl.constexpr, PAIRS: tl.constexpr):
+    """What belongs to the pair of each lane, laid along the channel axis; one pair's stays a scalar."""
+    if PAIRS > 1:
+        value = on_channels(value, PIXEL_AXIS)
+    return value
 
 
 @triton.jit
@@ -88,7 +96,9 @@ class Shape(NamedTuple):
         return triton.cdiv(self.group_outputs, 16) * 16
 
     @classmethod
-    def of(cls, input: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, groups: int, offset_groups: int) -> Shape:
+    def of(
+        cls, input: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, groups: int, offset_groups: int
+    ) -> Shape:
         batch, channels, height, width = input.shape
         outputs, group_channels, kernel_h, kernel_w = weight.shape
         offset_group_channels = channels // offset_groups

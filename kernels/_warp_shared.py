@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Warping kernels, for positions that come from a flow or from an affine matrix.
 
+Per pixel p and channel c, with the four corners i of the cell that p's position lies in:
+
     forward   output[p, c] = sum over the four corners of weight_i(p) input_i[c]
     backward  input     scatter of grad_output[p, c] weight_i(p)
               position  S_i = sum over c of grad_output[p, c] input_i[c], then bilinear in the four S_i: one
@@ -66,9 +68,7 @@ def source_position(flow, flow_strides, matrix, row, column, valid, COMPUTE: tl.
 
 
 @triton.jit
-def source_cell(
-    y, x, height, width, INDEX: tl.constexpr, NEAREST: tl.constexpr, BORDER: tl.constexpr
-):
+def source_cell(y, x, height, width, INDEX: tl.constexpr, NEAREST: tl.constexpr, BORDER: tl.constexpr):
     """`bilinear_cell` of a position; with NEAREST its top left corner is the pixel and the fractions are 0."""
     if BORDER:
         y = clamp_to_image(y, height)
@@ -247,11 +247,11 @@ def warp_bwd_kernel(
 
 
 def warp_tile(channels: int, channels_last: bool) -> dict[str, int]:
-    """1024 elements (256 with fewer channels), long in the axis that is contiguous in memory."""
+    """A few elements a thread, long in the axis that is contiguous in memory."""
     if channels_last:
         block_c = min(64, triton.next_power_of_2(channels))
         return {"BLOCK_M": max(16, 512 // block_c), "BLOCK_C": block_c, "num_warps": 4}
-    return {"BLOCK_M": 128, "BLOCK_C": min(4, triton.next_power_of_2(channels)), "num_warps": 4}
+    return {"BLOCK_M": 128, "BLOCK_C": min(2, channels), "num_warps": 4}
 
 
 def check_mode(name: str, input: torch.Tensor, mode: str, padding_mode: str) -> dict[str, bool]:
@@ -328,7 +328,9 @@ def warp_backward(
     # The nearest pixel does not move with the position: that gradient is zero.
     moves = needs[1] and launch and mode == "bilinear"
 
-    gradient = ImageGradient(input, largest_finite(grad_output) if deterministic else None, max(1, pixels)) if needs[0] else None
+    gradient = None
+    if needs[0]:
+        gradient = ImageGradient(input, largest_finite(grad_output) if deterministic else None, max(1, pixels))
     accumulator = gradient.sum if gradient else None
     grad_flow = grad_matrix = partial = None
     if needs[1] and flow is not None:

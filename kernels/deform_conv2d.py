@@ -41,7 +41,10 @@ from ._common import (
     pixel_axis,
     pixel_block,
     strides,
+    zeros_tile,
 )
+from ._deform_conv2d_bwd_sample import sample_gradients
+from ._deform_conv2d_bwd_weight import weight_gradient
 from ._deform_conv2d_shared import (
     BUSY_GRID,
     Lanes,
@@ -49,14 +52,12 @@ from ._deform_conv2d_shared import (
     check_supported,
     checked_grid,
     dot_precision,
+    on_lanes,
     pack_weight,
     pair_lanes,
     sample_position,
     uses_tensor_cores,
 )
-from .deform_conv2d_backward import backward
-
-__all__ = ["backward", "forward"]
 
 
 @triton.jit
@@ -119,33 +120,22 @@ def deform_conv2d_fwd_kernel(
     out_tile = on_channels(out, PIXEL_AXIS)
     lane = tl.arange(0, BLOCK_K)
 
-    if PIXEL_AXIS == 0:
-        product = tl.zeros((BLOCK_M, BLOCK_N), COMPUTE)
-    else:
-        product = tl.zeros((BLOCK_N, BLOCK_M), COMPUTE)
+    product = zeros_tile(BLOCK_M, BLOCK_N, PIXEL_AXIS, COMPUTE)
     for first_pair in range(0, GROUP_PAIRS, PAIRS):
         pair = pair_lanes(first_pair, LANES, PAIRS)
         pair_valid = pair < GROUP_PAIRS
         tap = pair % TAPS
         run_channel = conv_group * GROUP_CHANNELS + pair // TAPS * RUN
         group = run_channel // OFFSET_GROUP_CHANNELS
-        if PAIRS == 1:
-            y, x, m = sample_position(
-                offset, offset_strides, mask, mask_strides, row, column, in_output, group, tap,
-                stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
-            )  # fmt: skip
-        else:
-            y, x, m = sample_position(
-                offset, offset_strides, mask, mask_strides, row, column,
-                in_output & on_channels(pair_valid, PIXEL_AXIS),
-                on_channels(group, PIXEL_AXIS), on_channels(tap, PIXEL_AXIS),
-                stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
-            )  # fmt: skip
+        y, x, m = sample_position(
+            offset, offset_strides, mask, mask_strides, row, column,
+            in_output & on_lanes(pair_valid, PIXEL_AXIS, PAIRS),
+            on_lanes(group, PIXEL_AXIS, PAIRS), on_lanes(tap, PIXEL_AXIS, PAIRS),
+            stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
+        )  # fmt: skip
         top, left, ly, lx, inside, scale = bilinear_cell(y, x, height, width, INDEX, False)
         w = cell_weights(ly, lx, scale * m)
-        corners, exists = cell_corners(
-            top, left, inside & in_output, height, width, input_strides[2], input_strides[3]
-        )
+        corners, exists = cell_corners(top, left, inside & in_output, height, width, input_strides[2], input_strides[3])
         for block in range(0, RUN, BLOCK_K if PAIRS == 1 else RUN):
             in_run = block + lane % LANES
             k_valid = (in_run < RUN) & pair_valid
@@ -251,3 +241,36 @@ def forward(
             **tile._asdict(),
         )  # fmt: skip
     return output
+
+
+def backward(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    offset: torch.Tensor,
+    weight: torch.Tensor,
+    mask: torch.Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    offset_groups: int,
+    needs: tuple[bool, bool, bool, bool, bool],
+    deterministic: bool,
+) -> tuple[torch.Tensor | None, ...]:
+    """Gradients of (input, offset, weight, bias, mask) in their dtypes, None where `needs` is false."""
+    check_supported(input)
+    shape = Shape.of(input, offset, weight, groups, offset_groups)
+    geometry = (stride, padding, dilation, shape)
+    needs_input, needs_offset, needs_weight, needs_bias, needs_mask = needs
+    grad_input = grad_offset = grad_mask = None
+    if needs_input or needs_offset or needs_mask:
+        sampled = (needs_input, needs_offset, needs_mask)
+        grad_input, grad_offset, grad_mask = sample_gradients(
+            grad_output, input, offset, weight, mask, *geometry, sampled, deterministic
+        )
+    grad_weight = weight_gradient(grad_output, input, offset, weight, mask, *geometry) if needs_weight else None
+    grad_bias = None
+    if needs_bias:
+        accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
+        grad_bias = grad_output.sum((0, 2, 3), dtype=accumulate).to(grad_output.dtype)
+    return grad_input, grad_offset, grad_weight, grad_bias, grad_mask

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
@@ -80,7 +81,11 @@ class Memory:
     """Checks the accesses of one launch."""
 
     # What another program may not have done to an element before.
-    CONFLICTS = {"load": ("store", "atomic"), "store": ("load", "store", "atomic"), "atomic": ("load", "store")}
+    CONFLICTS: ClassVar = {
+        "load": ("store", "atomic"),
+        "store": ("load", "store", "atomic"),
+        "atomic": ("load", "store"),
+    }
 
     def __init__(self, kernel: str, tensors: list[torch.Tensor]):
         self.kernel = kernel
@@ -122,7 +127,7 @@ class Memory:
 class StrictBuilder:
     """Replacements for methods of InterpreterBuilder, which keep the originals in `original`."""
 
-    original: dict[str, object] = {}
+    original: ClassVar[dict[str, object]] = {}
     memory: Memory | None = None
     order: np.random.Generator | None = None
     permutation: np.ndarray | None = None

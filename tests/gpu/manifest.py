@@ -8,7 +8,9 @@ committed manifest.json.
 
     python tests/gpu/manifest.py --write     rewrite the manifest
     python tests/gpu/manifest.py --check     compile and compare; exit code 1 with the differences
-    python tests/gpu/manifest.py --check --quick    the launches marked quick only, as CI does
+    python tests/gpu/manifest.py --check --quick    three of the seven targets only, as `make test` does
+
+Nothing here says how fast a kernel is.
 """
 
 from __future__ import annotations
@@ -33,11 +35,10 @@ os.environ["TRITON_ALWAYS_COMPILE"] = "1"
 
 import torch
 import triton
+from flexor.kernels import affine_warp2d, deform_conv2d, warp2d
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime import jit
-
-from flexor.kernels import deform_conv2d
 
 MANIFEST = Path(__file__).with_name("manifest.json")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -55,12 +56,9 @@ SHARED_LIMIT = {
     "sm_80": 166912, "sm_89": 101376, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376,
     "gfx942": 65536, "gfx1100": 65536,
 }  # fmt: skip
-MATRIX_INSTRUCTION = {
-    "sm_80": "HMMA", "sm_89": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCMMA", "sm_120": "HMMA",
-    "gfx942": "v_mfma", "gfx1100": "v_wmma",
-}  # fmt: skip
 REGISTER_SLACK = 8
 LINES_SLACK = 0.15
+MATRIX_COUNTS = ("HMMA", "HGMMA", "UTCMMA", "v_mfma", "v_wmma")
 
 
 class Launch(NamedTuple):
@@ -88,16 +86,21 @@ def recorded_launches() -> Iterator[list[Launch]]:
 
 
 def deform(
-    channels: int, height: int, width: int, offset_groups: int, dtype: torch.dtype, channels_last: bool, tf32: bool = False
+    channels: int,
+    size: tuple[int, int],
+    offset_groups: int,
+    dtype: torch.dtype,
+    channels_last: bool,
+    tf32: bool = False,
 ) -> Callable[[], None]:
     """A launcher of all passes of a 3x3 modulated convolution, batch 8."""
 
     def run() -> None:
         format = torch.channels_last if channels_last else torch.contiguous_format
         meta = {"device": "meta", "dtype": dtype}
-        input = torch.empty(8, channels, height, width, **meta, memory_format=format)
-        offset = torch.empty(8, 18 * offset_groups, height, width, **meta)
-        mask = torch.empty(8, 9 * offset_groups, height, width, **meta)
+        input = torch.empty(8, channels, *size, **meta, memory_format=format)
+        offset = torch.empty(8, 18 * offset_groups, *size, **meta)
+        mask = torch.empty(8, 9 * offset_groups, *size, **meta)
         weight = torch.empty(channels, channels, 3, 3, **meta)
         bias = torch.empty(channels, **meta)
         geometry = ((1, 1), (1, 1), (1, 1), 1, offset_groups)
@@ -114,19 +117,44 @@ def deform(
     return run
 
 
+def warp(dtype: torch.dtype, channels_last: bool, affine: bool) -> Callable[[], None]:
+    """A launcher of all passes of a warp of 48 channels, batch 8."""
+
+    def run() -> None:
+        format = torch.channels_last if channels_last else torch.contiguous_format
+        input = torch.empty(8, 48, 96, 72, device="meta", dtype=dtype, memory_format=format)
+        if affine:
+            matrix = torch.empty(8, 2, 3, device="meta")
+            affine_warp2d.forward(input, matrix, (96, 72), "bilinear", "zeros")
+            affine_warp2d.backward(input, input, matrix, "bilinear", "zeros", (True, True), False)
+        else:
+            flow = torch.empty(8, 2, 96, 72, device="meta", dtype=dtype)
+            warp2d.forward(input, flow, "bilinear", "border")
+            for deterministic in (False, True):
+                warp2d.backward(input, input, flow, "bilinear", "border", (True, True), deterministic)
+
+    return run
+
+
 class Case(NamedTuple):
     run: Callable[[], None]
-    matrix: bool  # the dots of this case must use matrix instructions
+    matrix: bool = False  # the dots must use matrix instructions
+    wide: bool = False  # 16-byte loads must appear (AMD's wider waves cut the tile finer)
     nvidia_only: bool = False
 
 
 CASES = {
-    "r50-256.bf16.nhwc": Case(deform(256, 56, 56, 1, torch.bfloat16, True), matrix=True),
-    "r50-256.fp32.nchw": Case(deform(256, 56, 56, 1, torch.float32, False), matrix=False),
-    "r50-256.tf32.nchw": Case(deform(256, 56, 56, 1, torch.float32, False, tf32=True), matrix=True, nvidia_only=True),
-    "fami.fp16.nchw": Case(deform(48, 96, 72, 12, torch.float16, False), matrix=True),
-    "dcpose.bf16.nchw": Case(deform(17, 96, 72, 17, torch.bfloat16, False), matrix=True),
+    "r50-256.bf16.nhwc": Case(deform(256, (56, 56), 1, torch.bfloat16, True), matrix=True, wide=True),
+    "r50-256.fp32.nchw": Case(deform(256, (56, 56), 1, torch.float32, False)),
+    "r50-256.tf32.nchw": Case(deform(256, (56, 56), 1, torch.float32, False, tf32=True), matrix=True, nvidia_only=True),
+    "r50-64.fp64.nchw": Case(deform(64, (56, 56), 1, torch.float64, False), nvidia_only=True),
+    "fami.fp16.nchw": Case(deform(48, (96, 72), 12, torch.float16, False), matrix=True),
+    "dcpose.bf16.nchw": Case(deform(17, (96, 72), 17, torch.bfloat16, False), matrix=True),
+    "flow.bf16.nhwc": Case(warp(torch.bfloat16, True, affine=False), wide=True),
+    "flow.fp32.nchw": Case(warp(torch.float32, False, affine=False)),
+    "affine.fp32.nchw": Case(warp(torch.float32, False, affine=True)),
 }
+QUICK_TARGETS = ("sm_80", "sm_90", "gfx942")
 
 
 def launch_names(launches: list[Launch]) -> dict[str, Launch]:
@@ -157,7 +185,9 @@ def nvidia_facts(compiled: triton.compiler.CompiledKernel) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
-        usage = subprocess.run([TOOLS / "cuobjdump", "-res-usage", cubin.name], capture_output=True, text=True, check=True)
+        usage = subprocess.run(
+            [TOOLS / "cuobjdump", "-res-usage", cubin.name], capture_output=True, text=True, check=True
+        )
         sass = subprocess.run([TOOLS / "cuobjdump", "-sass", cubin.name], capture_output=True, text=True, check=True)
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage.stdout + usage.stderr).groups()
     code = sass.stdout
@@ -207,17 +237,101 @@ def facts_of(job: tuple[str, str, str]) -> tuple[str, dict[str, int] | str]:
     return key, nvidia_facts(compiled) if target.startswith("sm_") else amd_facts(compiled)
 
 
-def all_jobs() -> list[tuple[str, str, str]]:
+def all_jobs(targets: tuple[str, ...]) -> list[tuple[str, str, str]]:
     jobs = []
     for case_name, case in CASES.items():
         with recorded_launches() as launches:
             case.run()
         for name in launch_names(launches):
-            jobs += [(case_name, name, t) for t in TARGETS if t.startswith("sm_") or not case.nvidia_only]
+            jobs += [(case_name, name, t) for t in targets if t.startswith("sm_") or not case.nvidia_only]
     return jobs
 
 
+def broken_promises(key: str, facts: dict[str, int]) -> list[str]:
+    """What must hold whatever the committed manifest says."""
+    case_name, launch, target = key.split("/")
+    case = CASES[case_name]
+    scatters = "bwd_sample" in launch or "warp_bwd" in launch
+    deterministic = launch.endswith(".deterministic")
+    matrix = sum(facts.get(k, 0) for k in MATRIX_COUNTS)
+    rules = {
+        "spills registers": facts["spills"] or facts["stack"],
+        "uses more shared memory than a block may": facts["shared"] > SHARED_LIMIT[target],
+        "has a dot without matrix instructions": case.matrix and not matrix,
+        "has no 16-byte load": case.wide and target.startswith("sm_") and not facts["wide_loads"],
+        "has floating-point atomics, though deterministic": deterministic and facts["float_atomics"],
+        "has atomics, though nothing is scattered": not scatters and facts["atomics"],
+    }
+    return [f"{key} {rule}" for rule, broken in rules.items() if broken]
+
+
+def differences(key: str, facts: dict[str, int], committed: dict[str, int]) -> list[str]:
+    """What moved past its tolerance: registers +8, lines +-15 %, the rest between none and some."""
+    found = []
+    for name in sorted(facts.keys() | committed.keys()):
+        now, then = facts.get(name, 0), committed.get(name, 0)
+        if name == "registers":
+            differs = now > then + REGISTER_SLACK
+        elif name == "lines":
+            differs = abs(now - then) > LINES_SLACK * then
+        elif name == "shared":
+            differs = now > then
+        else:
+            differs = (now > 0) != (then > 0)
+        if differs and name not in ("spills", "stack", "sgpr_spills"):
+            found.append(f"{key} {name}: {then} in the manifest, {now} now")
+    return found
+
+
+def compile_all(targets: tuple[str, ...]) -> dict[str, dict[str, int]]:
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache
+        with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+            return dict(pool.map(facts_of, all_jobs(targets)))
+
+
+def write(facts: dict[str, dict[str, int]]) -> None:
+    """One launch a line, zeros left out, so that a diff reads well."""
+    lines = [
+        f"    {json.dumps(key)}: {json.dumps({k: v for k, v in values.items() if v})}"
+        for key, values in sorted(facts.items())
+    ]
+    body = ",\n".join(lines)
+    MANIFEST.write_text(f'{{\n  "triton": "{triton.__version__}",\n  "launches": {{\n{body}\n  }}\n}}\n')
+
+
+def check(facts: dict[str, dict[str, int]], targets: tuple[str, ...]) -> list[str]:
+    manifest = json.loads(MANIFEST.read_text())
+    if manifest["triton"] != triton.__version__:
+        print(f"manifest: of triton {manifest['triton']}, this is {triton.__version__}: limits checked, not compared")
+        return []
+    committed = {k: v for k, v in manifest["launches"].items() if k.rpartition("/")[2] in targets}
+    problems = [f"{key} is not in the manifest" for key in facts.keys() - committed.keys()]
+    problems += [f"{key} is in the manifest and no longer launched" for key in committed.keys() - facts.keys()]
+    for key in sorted(facts.keys() & committed.keys()):
+        problems += differences(key, facts[key], committed[key])
+    return problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--write", action="store_true", help="rewrite the manifest")
+    action.add_argument("--check", action="store_true", help="compare with the manifest")
+    parser.add_argument("--quick", action="store_true", help=f"with --check: targets {', '.join(QUICK_TARGETS)} only")
+    arguments = parser.parse_args()
+    targets = QUICK_TARGETS if arguments.quick and arguments.check else tuple(TARGETS)
+    facts = compile_all(targets)
+    problems = [problem for key in sorted(facts) for problem in broken_promises(key, facts[key])]
+    if arguments.write:
+        write(facts)
+    else:
+        problems += check(facts, targets)
+    for problem in problems:
+        print(problem)
+    print(f"manifest: {len(facts)} compilations, {len(problems)} problems")
+    return 1 if problems else 0
+
+
 if __name__ == "__main__":
-    with ProcessPoolExecutor(2) as pool:
-        for k, f in pool.map(facts_of, all_jobs()):
-            print(k, {k: v for k, v in f.items() if v}, flush=True)
+    sys.exit(main())

@@ -101,12 +101,12 @@ def test_store_that_repeats_addresses_is_caught():
 
 def test_write_write_race_is_caught():
     boundary_kernel[(3,)](torch.zeros(96), torch.randn(96), STEP=32, BLOCK=32)
-    with pytest.raises(Exception, match="store of 1 elements .* races with a store by program 0"):
+    with pytest.raises(Exception, match=r"store of 1 elements .* races with a store by program 0"):
         boundary_kernel[(3,)](torch.zeros(96), torch.randn(96), STEP=31, BLOCK=32)
 
 
 def test_read_write_race_is_caught():
-    with pytest.raises(Exception, match="store of 1 elements .* races with a load by program 0"):
+    with pytest.raises(Exception, match=r"store of 1 elements .* races with a load by program 0"):
         neighbour_kernel[(2,)](torch.randn(64), 64, BLOCK=32)
 
 
@@ -146,7 +146,8 @@ def test_bfloat16_product_needs_the_patch(monkeypatch):
 
 
 def test_bfloat16_bits_round_to_nearest_even():
-    values = torch.cat((torch.randn(1000), torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, torch.inf, -torch.inf, 1e-40, -0.0])))
+    special = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, torch.inf, -torch.inf, 1e-40, -0.0])
+    values = torch.cat((torch.randn(1000), special))
     bits = torch.from_numpy(interpreter.bfloat16_bits(values.numpy())).view(torch.bfloat16)
     assert torch.equal(bits, values.bfloat16())
     assert torch.from_numpy(interpreter.bfloat16_bits(torch.tensor([torch.nan]).numpy())).view(torch.bfloat16).isnan()

@@ -11,9 +11,8 @@ import triton.language as tl
 
 sys.path.insert(0, str(Path(__file__).parent))
 import interpreter
-
+from flexor.kernels import _deform_conv2d_bwd_sample, _deform_conv2d_bwd_weight
 from flexor.kernels import deform_conv2d as kernels
-from flexor.kernels import deform_conv2d_backward
 from flexor.reference.deform_conv2d import deform_conv2d as reference
 from flexor.reference.deform_conv2d import deform_conv2d_backward as reference_backward
 
@@ -222,7 +221,7 @@ def test_edges(channels_last):
 
 @pytest.mark.parametrize("name", ["one-group", "channels-last"])
 def test_64_bit_indices(name, monkeypatch):
-    for module in (kernels, deform_conv2d_backward):
+    for module in (kernels, _deform_conv2d_bwd_sample, _deform_conv2d_bwd_weight):
         monkeypatch.setattr(module, "index_type", lambda *tensors: tl.int64)
     check(CASES[name], torch.float32)
 

@@ -9,7 +9,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import interpreter
-
 from flexor.kernels import affine_warp2d, warp2d
 from flexor.reference.warp2d import inverse_affine_warp2d, inverse_affine_warp2d_backward, warp2d_backward
 from flexor.reference.warp2d import warp2d as reference

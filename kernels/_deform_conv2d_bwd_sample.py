@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients of the deformable convolution in Triton; the method is in the docstring of `deform_conv2d`."""
+"""Gradients of input, offset and mask of the deformable convolution; the method is told in `deform_conv2d`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from ._common import (
     pixel_block,
     scatter_add,
     strides,
+    zeros_tile,
 )
 from ._deform_conv2d_shared import (
-    BUSY_GRID,
     Lanes,
     Shape,
-    check_supported,
     checked_grid,
     dot_precision,
+    on_lanes,
     pack_weight,
     pair_lanes,
     sample_position,
@@ -128,18 +128,12 @@ def deform_conv2d_bwd_sample_kernel(
     pair = unit * unit_pairs + in_unit
     tap = pair % TAPS
     group = pair // TAPS
-    if PAIRS == 1:
-        y, x, m = sample_position(
-            offset, offset_strides, mask, mask_strides, row, column, in_output, group, tap,
-            stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
-        )  # fmt: skip
-    else:
-        y, x, m = sample_position(
-            offset, offset_strides, mask, mask_strides, row, column,
-            in_output & on_channels(pair_valid, PIXEL_AXIS),
-            on_channels(group, PIXEL_AXIS), on_channels(tap, PIXEL_AXIS),
-            stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
-        )  # fmt: skip
+    y, x, m = sample_position(
+        offset, offset_strides, mask, mask_strides, row, column,
+        in_output & on_lanes(pair_valid, PIXEL_AXIS, PAIRS),
+        on_lanes(group, PIXEL_AXIS, PAIRS), on_lanes(tap, PIXEL_AXIS, PAIRS),
+        stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
+    )  # fmt: skip
     top, left, ly, lx, inside, scale = bilinear_cell(y, x, height, width, INDEX, True)
     inside &= in_output
     corners, exists = cell_corners(top, left, inside, height, width, input_strides[2], input_strides[3])
@@ -151,10 +145,7 @@ def deform_conv2d_bwd_sample_kernel(
         if fixed_point_scale is not None:
             fixed_point = tl.load(fixed_point_scale)
 
-    if PIXEL_AXIS == 0:
-        s0 = tl.zeros((BLOCK_M, PAIRS), COMPUTE)
-    else:
-        s0 = tl.zeros((PAIRS, BLOCK_M), COMPUTE)
+    s0 = zeros_tile(BLOCK_M, PAIRS, PIXEL_AXIS, COMPUTE)
     s1 = s0
     s2 = s0
     s3 = s0
@@ -166,10 +157,7 @@ def deform_conv2d_bwd_sample_kernel(
             channel_tile = on_channels(channel.to(INDEX), PIXEL_AXIS)
             k_valid_tile = on_channels(k_valid, PIXEL_AXIS)
             weight_row = (channel.to(INDEX) * TAPS + tap) * padded_outputs
-            if PIXEL_AXIS == 0:
-                d_column = tl.zeros((BLOCK_M, BLOCK_K), COMPUTE)
-            else:
-                d_column = tl.zeros((BLOCK_K, BLOCK_M), COMPUTE)
+            d_column = zeros_tile(BLOCK_M, BLOCK_K, PIXEL_AXIS, COMPUTE)
             if DENSE:
                 conv_group = unit
                 if PAIRS == 1:
@@ -192,7 +180,7 @@ def deform_conv2d_bwd_sample_kernel(
                     else:
                         d_column = tl.dot(weights, d_out, d_column, input_precision=PRECISION, out_dtype=COMPUTE)
             else:
-                for out in range(0, GROUP_OUTPUTS):
+                for out in range(GROUP_OUTPUTS):
                     out_plane = (channel // GROUP_CHANNELS * GROUP_OUTPUTS + out).to(INDEX) * grad_output_strides[1]
                     d_out = tl.load(
                         grad_output + on_channels(out_plane, PIXEL_AXIS) + out_pixel,
@@ -247,115 +235,6 @@ def deform_conv2d_bwd_sample_kernel(
             tl.store(grad_offset + at, d_x.to(grad_offset.dtype.element_ty), mask=own_valid)
 
 
-@triton.jit
-def deform_conv2d_bwd_weight_kernel(
-    partial,  # (splits, channels, taps, outputs of a group)
-    grad_output,
-    grad_output_strides,
-    input,
-    input_strides,
-    offset,
-    offset_strides,
-    mask,
-    mask_strides,
-    channels,
-    height,
-    width,
-    pixels,
-    output_width,
-    m_blocks,
-    total_m_blocks,
-    splits,
-    n_blocks,
-    k_blocks,
-    groups,
-    stride,
-    padding,
-    dilation,
-    GROUP_CHANNELS: tl.constexpr,
-    GROUP_OUTPUTS: tl.constexpr,
-    OFFSET_GROUP_CHANNELS: tl.constexpr,
-    RUN: tl.constexpr,
-    TAPS: tl.constexpr,
-    KERNEL_W: tl.constexpr,
-    PIXEL_AXIS: tl.constexpr,
-    INDEX: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    LANES: tl.constexpr,
-    PAIRS: tl.constexpr,
-):
-    """Partial gradient of the weight over every splits-th pixel block. One program: a K tile by BLOCK_N outputs."""
-    BLOCK_K: tl.constexpr = LANES * PAIRS
-    GROUP_PAIRS: tl.constexpr = GROUP_CHANNELS // RUN * TAPS
-    CHANNEL_BLOCKS: tl.constexpr = (RUN + LANES - 1) // LANES
-    program = tl.program_id(0)
-    n_block = program % n_blocks
-    k_block = program // n_blocks % k_blocks
-    split = program // n_blocks // k_blocks % splits
-    conv_group = program // n_blocks // k_blocks // splits
-
-    pair = pair_lanes(k_block // CHANNEL_BLOCKS * PAIRS, LANES, PAIRS)
-    pair_valid = pair < GROUP_PAIRS
-    tap = pair % TAPS
-    run_channel = conv_group * GROUP_CHANNELS + pair // TAPS * RUN
-    group = run_channel // OFFSET_GROUP_CHANNELS
-    lane = tl.arange(0, BLOCK_K)
-    in_run = k_block % CHANNEL_BLOCKS * LANES + lane % LANES
-    k_valid = (in_run < RUN) & pair_valid
-    channel = run_channel + in_run
-    channel_offset = on_channels(channel.to(INDEX) * input_strides[1], PIXEL_AXIS)
-    k_valid_tile = on_channels(k_valid, PIXEL_AXIS)
-    out = n_block * BLOCK_N + tl.arange(0, BLOCK_N)
-    out_plane = on_channels((conv_group * GROUP_OUTPUTS + out).to(INDEX) * grad_output_strides[1], PIXEL_AXIS)
-    out_valid = on_channels(out < GROUP_OUTPUTS, PIXEL_AXIS)
-
-    product = tl.zeros((BLOCK_K, BLOCK_N), COMPUTE)
-    for block in range(split, total_m_blocks, splits):
-        image = (block // m_blocks).to(tl.int64)
-        row, column, in_output = pixel_block(block % m_blocks, pixels, output_width, INDEX, BLOCK_M)
-        row = on_pixels(row, PIXEL_AXIS)
-        column = on_pixels(column, PIXEL_AXIS)
-        in_output = on_pixels(in_output, PIXEL_AXIS)
-        image_mask = mask
-        if mask is not None:
-            image_mask = mask + image * mask_strides[0]
-        if PAIRS == 1:
-            y, x, m = sample_position(
-                offset + image * offset_strides[0], offset_strides, image_mask, mask_strides, row, column, in_output,
-                group, tap, stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
-            )  # fmt: skip
-        else:
-            y, x, m = sample_position(
-                offset + image * offset_strides[0], offset_strides, image_mask, mask_strides, row, column,
-                in_output & on_channels(pair_valid, PIXEL_AXIS),
-                on_channels(group, PIXEL_AXIS), on_channels(tap, PIXEL_AXIS),
-                stride, padding, dilation, TAPS, KERNEL_W, INDEX, COMPUTE,
-            )  # fmt: skip
-        top, left, ly, lx, inside, scale = bilinear_cell(y, x, height, width, INDEX, False)
-        w = cell_weights(ly, lx, scale * m)
-        corners, exists = cell_corners(
-            top, left, inside & in_output, height, width, input_strides[2], input_strides[3]
-        )
-        v = load_corners(
-            input + image * input_strides[0], corners, exists, channel_offset, k_valid_tile, COMPUTE
-        )
-        samples = w[0] * v[0] + w[1] * v[1] + w[2] * v[2] + w[3] * v[3]
-        at = image * grad_output_strides[0] + row * grad_output_strides[2] + column * grad_output_strides[3]
-        d_out = tl.load(grad_output + at + out_plane, mask=in_output & out_valid, other=0.0)
-        samples = samples.to(d_out.dtype)
-        if PIXEL_AXIS == 0:
-            product = tl.dot(tl.trans(samples), d_out, product, input_precision=PRECISION, out_dtype=COMPUTE)
-        else:
-            product = tl.dot(samples, tl.trans(d_out), product, input_precision=PRECISION, out_dtype=COMPUTE)
-
-    k_row = ((split.to(tl.int64) * channels + channel) * TAPS + tap) * GROUP_OUTPUTS
-    valid = tl.expand_dims(k_valid, 1) & tl.expand_dims(out < GROUP_OUTPUTS, 0)
-    tl.store(partial + tl.expand_dims(k_row, 1) + tl.expand_dims(out, 0), product, mask=valid)
-
-
 class SampleTile(NamedTuple):
     BLOCK_M: int
     BLOCK_O: int
@@ -370,34 +249,15 @@ def sample_tile(
 ) -> SampleTile:
     """Tiles small enough that four corners, their products and their addresses stay in registers.
 
-    A fixed-point scatter needs twice the registers an element, so its tiles have half the pixels.
+    A fixed-point scatter or float64 needs twice the registers an element, so those tiles have fewer pixels.
     """
     run = shape.run if dense else shape.offset_group_channels
     lanes, pairs = Lanes.of(run, 32 if deterministic and channels_last else 16)
-    pixels = 512 // (lanes * pairs) if deterministic or dtype == torch.float64 else 64
+    block_m = 512 // (lanes * pairs) if deterministic else 64
     num_warps = 8 if dtype == torch.float32 and not deterministic else 4
-    return SampleTile(pixels, 32 if tensor_cores else 16, lanes, pairs, num_warps, num_stages=2)
-
-
-class WeightTile(NamedTuple):
-    BLOCK_M: int
-    BLOCK_N: int
-    LANES: int
-    PAIRS: int
-    num_warps: int
-    num_stages: int
-
-
-def weight_tile(shape: Shape, dtype: torch.dtype) -> WeightTile:
-    """BLOCK_N spans up to 128 output channels, so that samples are seldom taken twice.
-
-    A tile of several pairs computes a position per lane, and wide operands fill registers and shared memory:
-    both take smaller tiles.
-    """
-    block_n = max(16, min(64 if dtype.itemsize > 2 else 128, triton.next_power_of_2(shape.group_outputs)))
-    small = dtype.itemsize > 2 or shape.run < 16
-    lanes, pairs = Lanes.of(shape.run, 32 if small else 64)
-    return WeightTile(32 if small else 64, block_n, lanes, pairs, num_warps=8, num_stages=2)
+    if dtype == torch.float64:
+        block_m, num_warps = 16, 8
+    return SampleTile(block_m, 32 if tensor_cores else 16, lanes, pairs, num_warps, num_stages=2)
 
 
 def sample_gradients(
@@ -472,85 +332,3 @@ def input_term_bound(
     columns = finite.reshape(shape.groups, shape.group_outputs, -1).sum(1)
     bound = largest_finite(grad_output) * largest_finite(columns)
     return bound if mask is None else bound * largest_finite(mask)
-
-
-def weight_gradient(
-    grad_output: torch.Tensor,
-    input: torch.Tensor,
-    offset: torch.Tensor,
-    weight: torch.Tensor,
-    mask: torch.Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    shape: Shape,
-) -> torch.Tensor:
-    """Gradient of the weight; deterministic, since the number of partial sums depends on shapes alone."""
-    if grad_output.numel() == 0 or weight.numel() == 0:
-        return torch.zeros_like(weight)
-    tile = weight_tile(shape, input.dtype)
-    m_blocks = triton.cdiv(shape.pixels, tile.BLOCK_M)
-    n_blocks = triton.cdiv(shape.group_outputs, tile.BLOCK_N)
-    group_pairs = shape.group_channels // shape.run * shape.taps
-    k_blocks = triton.cdiv(group_pairs, tile.PAIRS) * triton.cdiv(shape.run, tile.LANES)
-    tiles = shape.groups * k_blocks * n_blocks
-    splits = max(1, min(shape.batch * m_blocks, triton.cdiv(2 * BUSY_GRID, tiles)))
-    compute = torch.float64 if input.dtype == torch.float64 else torch.float32
-    partial = input.new_empty(splits, shape.channels, shape.taps, shape.group_outputs, dtype=compute)
-    with on_device(input):
-        deform_conv2d_bwd_weight_kernel[checked_grid(tiles * splits)](
-            partial,
-            grad_output, grad_output.stride(),
-            input, input.stride(),
-            offset, offset.stride(),
-            mask, strides(mask),
-            shape.channels, shape.height, shape.width, shape.pixels, shape.output_width,
-            m_blocks, shape.batch * m_blocks, splits, n_blocks, k_blocks, shape.groups,
-            stride, padding, dilation,
-            GROUP_CHANNELS=shape.group_channels,
-            GROUP_OUTPUTS=shape.group_outputs,
-            OFFSET_GROUP_CHANNELS=shape.offset_group_channels,
-            RUN=shape.run,
-            TAPS=shape.taps,
-            KERNEL_W=shape.kernel_w,
-            PIXEL_AXIS=pixel_axis(input),
-            INDEX=index_type(grad_output, input, offset, mask),
-            COMPUTE=compute_type(input),
-            PRECISION=dot_precision(input),
-            **tile._asdict(),
-        )  # fmt: skip
-    packed = partial.sum(0).view(shape.groups, shape.group_channels, shape.taps, shape.group_outputs)
-    return packed.permute(0, 3, 1, 2).reshape(weight.shape).to(weight.dtype)
-
-
-def backward(
-    grad_output: torch.Tensor,
-    input: torch.Tensor,
-    offset: torch.Tensor,
-    weight: torch.Tensor,
-    mask: torch.Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-    offset_groups: int,
-    needs: tuple[bool, bool, bool, bool, bool],
-    deterministic: bool,
-) -> tuple[torch.Tensor | None, ...]:
-    """Gradients of (input, offset, weight, bias, mask) in their dtypes, None where `needs` is false."""
-    check_supported(input)
-    shape = Shape.of(input, offset, weight, groups, offset_groups)
-    geometry = (stride, padding, dilation, shape)
-    needs_input, needs_offset, needs_weight, needs_bias, needs_mask = needs
-    grad_input = grad_offset = grad_mask = None
-    if needs_input or needs_offset or needs_mask:
-        sampled = (needs_input, needs_offset, needs_mask)
-        grad_input, grad_offset, grad_mask = sample_gradients(
-            grad_output, input, offset, weight, mask, *geometry, sampled, deterministic
-        )
-    grad_weight = weight_gradient(grad_output, input, offset, weight, mask, *geometry) if needs_weight else None
-    grad_bias = None
-    if needs_bias:
-        accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
-        grad_bias = grad_output.sum((0, 2, 3), dtype=accumulate).to(grad_output.dtype)
-    return grad_input, grad_offset, grad_weight, grad_bias, grad_mask
