@@ -6,7 +6,7 @@
 namespace flexor::FLEXOR_ISA {
 namespace {
 
-constexpr int64_t kSharedBytes = 5 << 19;    // of packed weights, and again of packed input, at a time
+constexpr int64_t kShared = 640 << 10;         // elements of packed weights, and again of packed input, at a time
 constexpr int64_t kColumnsBytes = 256 << 10;  // of a tile's columns: half of a small second-level cache
 
 // A stretch of units of one convolution group: the steps of one product.
@@ -22,30 +22,32 @@ class Forward {
     if (few_) g_.set_lanes(1);
     out_vectors_ = ceil_div(g_.group_outputs, kLanes<T>);
     out_stride_ = out_vectors_ * kLanes<T>;
+    row_unit_ = few_ ? kFewUnit : 1;
+    if (!few_) for_panels([&](int64_t, int nv) {
+      row_unit_ = row_unit_ == 1 || row_unit_ == kPanelRows[nv] ? kPanelRows[nv] : kRowUnit;
+    });
     tile_ = few_ ? kFewTile : kTile;
     const int64_t plan_bytes = g_.taps * Plan<T>::kFields * static_cast<int64_t>(sizeof(T));
-    while (tile_ > kRowUnit * 2 && tile_ * plan_bytes > kColumnsBytes) tile_ -= few_ ? kFewUnit : kRowUnit;
-    tile_ = smaller(tile_, round_up(g_.pixels, few_ ? kFewUnit : kRowUnit));
+    while (tile_ > row_unit_ && tile_ * plan_bytes > kColumnsBytes) tile_ -= row_unit_;
+    tile_ = smaller(tile_, round_up(g_.pixels, row_unit_));
     tiles_ = ceil_div(g_.pixels, tile_);
   }
 
   void run() {
     if (g_.batch == 0 || g_.out_channels == 0) return;
-    SharedBuffer bias(g_.out_channels * sizeof(T));
-    bias_ = bias.as<T>();
+    const int64_t unit_weights = few_ ? 0 : g_.taps * g_.lanes * out_stride_, unit_input = g_.padded_plane * g_.lanes;
+    // Outputs of a lower precision cannot be added to between chunks: then all units are one chunk.
+    const bool can_add = p_.output.dtype == kOwnDType<T>;
+    const int64_t chunk = can_add ? larger<int64_t>(1, kShared / larger(unit_weights, unit_input)) : g_.units;
+    const int64_t images =
+        larger<int64_t>(1, smaller(g_.batch, kShared / larger<int64_t>(1, unit_input * smaller(chunk, g_.units))));
+    const int64_t units = smaller(chunk, g_.units), bias_size = round_up(g_.out_channels, kBlock);
+    const int64_t weight_size = few_ ? weight_copy_size() : units * unit_weights + p_.groups * kBlock * out_stride_;
+    SharedBuffer shared((bias_size + weight_size + images * units * unit_input) * sizeof(T));
+    bias_ = shared.as<T>(), weights_ = bias_ + bias_size, input_ = weights_ + weight_size;
     for (int64_t o = 0; o < g_.out_channels; ++o) bias_[o] = T(0);
     if (p_.bias) load_row(bias_, p_.bias, 0, p_.bias.stride[0], g_.out_channels);
     if (g_.channels == 0) return fill_bias();
-    const int64_t unit_weights = few_ ? 0 : g_.taps * g_.lanes * out_stride_ * static_cast<int64_t>(sizeof(T));
-    const int64_t unit_input = g_.padded_plane * g_.lanes * static_cast<int64_t>(sizeof(T));
-    // Outputs of a lower precision cannot be added to between chunks: then all units are one chunk.
-    const bool can_add = p_.output.dtype == kOwnDType<T>;
-    const int64_t chunk = can_add ? larger<int64_t>(1, kSharedBytes / larger(unit_weights, unit_input)) : g_.units;
-    const int64_t images =
-        larger<int64_t>(1, smaller(g_.batch, kSharedBytes / (unit_input * smaller(chunk, g_.units))));
-    SharedBuffer weights(few_ ? weight_copy_bytes() : smaller(chunk, g_.units) * (unit_weights + kBlock * out_stride_ * sizeof(T)));
-    SharedBuffer input(images * smaller(chunk, g_.units) * unit_input);
-    weights_ = weights.as<T>(), input_ = input.as<T>();
     for (first_unit_ = 0; first_unit_ < g_.units; first_unit_ += chunk) {
       chunk_units_ = smaller(chunk, g_.units - first_unit_);
       if (!few_) pack_weights();
@@ -66,8 +68,8 @@ class Forward {
         for (int64_t i = 0; i < g_.pixels; ++i) out_.store(&bias_[o], n, o, i, 1);
   }
 
-  int64_t weight_copy_bytes() const {
-    return weights_in_place() ? 0 : g_.out_channels * g_.group_channels * g_.taps * static_cast<int64_t>(sizeof(T));
+  int64_t weight_copy_size() const {
+    return weights_in_place() ? 0 : g_.out_channels * g_.group_channels * g_.taps;
   }
 
   bool weights_in_place() const {
@@ -121,6 +123,7 @@ class Forward {
   void pack_unit_weights(const Run& run, int64_t u, T* packed) const {
     const TensorView& w = p_.weight;
     const int64_t channel = g_.unit_channel(run.unit + u) % g_.group_channels, n = g_.unit_size(run.unit + u);
+    const int64_t tap_rows = w.stride[2] == g_.kernel_w * w.stride[3] ? g_.kernel_h : 1;  // read at once
     for_panels([&](int64_t vector, int nv) {
       const int64_t width = nv * kLanes<T>, o0 = vector * kLanes<T>;
       const int64_t outputs = smaller<int64_t>(width, g_.group_outputs - o0);
@@ -129,22 +132,22 @@ class Forward {
         for (int64_t i = 0; i < g_.taps * g_.lanes * width; ++i) dst[i] = T(0);
       for (int64_t o = 0; o < outputs; ++o)
         for (int64_t c = 0; c < n; ++c)
-          for (int64_t i = 0; i < g_.kernel_h; ++i) {
+          for (int64_t i = 0; i < g_.kernel_h; i += tap_rows) {
             const int64_t at = (run.group * g_.group_outputs + o0 + o) * w.stride[0] + (channel + c) * w.stride[1] +
                                i * w.stride[2];
-            store_taps(dst + (i * g_.kernel_w * g_.lanes + c) * width + o, g_.lanes * width, at);
+            pack_taps(dst + (i * g_.kernel_w * g_.lanes + c) * width + o, g_.lanes * width, at, tap_rows * g_.kernel_w);
           }
     });
   }
 
-  void store_taps(T* dst, int64_t step, int64_t at) const {
+  FLEXOR_INLINE void pack_taps(T* dst, int64_t step, int64_t at, int64_t taps) const {
     const TensorView& w = p_.weight;
-    if (w.dtype == DType::f32) {
-      const float* src = static_cast<const float*>(w.data) + at;
-      for (int64_t j = 0; j < g_.kernel_w; ++j) dst[j * step] = static_cast<T>(src[j * w.stride[3]]);
+    if (w.dtype == kOwnDType<T>) {
+      const T* src = static_cast<const T*>(w.data) + at;
+      for (int64_t j = 0; j < taps; ++j) dst[j * step] = src[j * w.stride[3]];
       return;
     }
-    for (int64_t j = 0; j < g_.kernel_w; ++j) load_row(dst + j * step, w, at + j * w.stride[3], 1, 1);
+    for (int64_t j = 0; j < taps; ++j) load_row(dst + j * step, w, at + j * w.stride[3], 1, 1);
   }
 
   void chunk_of_images(int64_t image, int64_t images) {
@@ -168,7 +171,7 @@ class Forward {
 
   void tile(int64_t image, const T* input, int64_t first) const {
     const int64_t n = smaller(tile_, g_.pixels - first);
-    const int64_t rows = round_up(n, few_ ? kFewUnit : kRowUnit);
+    const int64_t rows = round_up(n, row_unit_);
     const int64_t plan_size = g_.taps * Plan<T>::kFields * rows, scratch_size = Planner<T>::scratch(rows);
     const int64_t units = units_at_once();
     const int64_t columns_size = (units * g_.taps * g_.lanes + kBlock) * rows;
@@ -282,7 +285,7 @@ class Forward {
   Planner<T> planner_;
   PlanePixels out_;
   bool few_;
-  int64_t out_vectors_, out_stride_, tile_, tiles_;
+  int64_t out_vectors_, out_stride_, row_unit_, tile_, tiles_;
   T* bias_ = nullptr;
   T* weights_ = nullptr;
   T* input_ = nullptr;
