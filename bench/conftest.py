@@ -6,7 +6,7 @@ from _harness import Scoreboard
 
 
 def pytest_addoption(parser):
-    parser.addoption("--results", type=Path, help="write FAMILY.json into this folder when nothing failed")
+    parser.addoption("--results", type=Path, help="write FAMILY.json into this folder")
 
 
 @pytest.fixture(scope="session")
@@ -14,5 +14,5 @@ def scoreboard(request):
     board = Scoreboard()
     yield board
     folder = request.config.getoption("--results")
-    if folder is not None and not request.session.testsfailed:
+    if folder is not None:
         board.save(folder)
