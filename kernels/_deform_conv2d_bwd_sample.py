@@ -256,7 +256,7 @@ def sample_tile(
     block_m = 512 // (lanes * pairs) if deterministic else 64
     num_warps = 8 if dtype == torch.float32 and not deterministic else 4
     if dtype == torch.float64:
-        block_m, num_warps = 16, 8
+        block_m, num_warps = 32, 8
     return SampleTile(block_m, 32 if tensor_cores else 16, lanes, pairs, num_warps, num_stages=2)
 
 

@@ -9,6 +9,7 @@ committed manifest.json.
     python tests/gpu/manifest.py --write     rewrite the manifest
     python tests/gpu/manifest.py --check     compile and compare; exit code 1 with the differences
     python tests/gpu/manifest.py --check --quick    three of the seven targets only, as `make test` does
+    ... --only r50-64.fp64    launches whose name has this in it
 
 Nothing here says how fast a kernel is.
 """
@@ -283,15 +284,17 @@ def differences(key: str, facts: dict[str, int], committed: dict[str, int]) -> l
     return found
 
 
-def compile_all(targets: tuple[str, ...]) -> dict[str, dict[str, int]]:
+def compile_all(targets: tuple[str, ...], only: str) -> dict[str, dict[str, int]]:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
         with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-            return dict(pool.map(facts_of, all_jobs(targets)))
+            return dict(pool.map(facts_of, [job for job in all_jobs(targets) if only in "/".join(job)]))
 
 
-def write(facts: dict[str, dict[str, int]]) -> None:
-    """One launch a line, zeros left out, so that a diff reads well."""
+def write(facts: dict[str, dict[str, int]], only: str) -> None:
+    """One launch a line, zeros left out, so that a diff reads well; keeps what `only` leaves out."""
+    if only:
+        facts = json.loads(MANIFEST.read_text())["launches"] | facts
     lines = [
         f"    {json.dumps(key)}: {json.dumps({k: v for k, v in values.items() if v})}"
         for key, values in sorted(facts.items())
@@ -300,12 +303,12 @@ def write(facts: dict[str, dict[str, int]]) -> None:
     MANIFEST.write_text(f'{{\n  "triton": "{triton.__version__}",\n  "launches": {{\n{body}\n  }}\n}}\n')
 
 
-def check(facts: dict[str, dict[str, int]], targets: tuple[str, ...]) -> list[str]:
+def check(facts: dict[str, dict[str, int]], targets: tuple[str, ...], only: str) -> list[str]:
     manifest = json.loads(MANIFEST.read_text())
     if manifest["triton"] != triton.__version__:
         print(f"manifest: of triton {manifest['triton']}, this is {triton.__version__}: limits checked, not compared")
         return []
-    committed = {k: v for k, v in manifest["launches"].items() if k.rpartition("/")[2] in targets}
+    committed = {k: v for k, v in manifest["launches"].items() if k.rpartition("/")[2] in targets and only in k}
     problems = [f"{key} is not in the manifest" for key in facts.keys() - committed.keys()]
     problems += [f"{key} is in the manifest and no longer launched" for key in committed.keys() - facts.keys()]
     for key in sorted(facts.keys() & committed.keys()):
@@ -319,14 +322,15 @@ def main() -> int:
     action.add_argument("--write", action="store_true", help="rewrite the manifest")
     action.add_argument("--check", action="store_true", help="compare with the manifest")
     parser.add_argument("--quick", action="store_true", help=f"with --check: targets {', '.join(QUICK_TARGETS)} only")
+    parser.add_argument("--only", default="", help="compile launches whose name has this in it")
     arguments = parser.parse_args()
     targets = QUICK_TARGETS if arguments.quick and arguments.check else tuple(TARGETS)
-    facts = compile_all(targets)
+    facts = compile_all(targets, arguments.only)
     problems = [problem for key in sorted(facts) for problem in broken_promises(key, facts[key])]
     if arguments.write:
-        write(facts)
+        write(facts, arguments.only)
     else:
-        problems += check(facts, targets)
+        problems += check(facts, targets, arguments.only)
     for problem in problems:
         print(problem)
     print(f"manifest: {len(facts)} compilations, {len(problems)} problems")
