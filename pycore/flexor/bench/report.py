@@ -15,9 +15,10 @@ def markdown(results: dict, everything: bool = True) -> str:
     parts = [machine_line(results["machine"])]
     if results["family"] == "deform":
         parts += [goal_table(results), side_goals(results)]
-    if everything or results["family"] != "deform":
-        parts += [f"#### {title}\n\n{table}" for title, table in time_tables(results)]
-        parts.append(skipped_list(results["contests"]))
+    if everything:
+        tables = [f"#### {title}\n\n{table}" for title, table in time_tables(results)]
+        parts += ["<details><summary>Every time measured</summary>", *tables, skipped_list(results["contests"])]
+        parts.append("</details>")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
