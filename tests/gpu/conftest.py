@@ -7,5 +7,11 @@ Without it only test_gates.py is collected, which runs the rest of the folder in
 import os
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-IN_INTERPRETER = ["test_interpreter.py", "test_kernels_deform_conv2d.py", "test_kernels_warp.py"]
+IN_INTERPRETER = [
+    "test_gpu_check.py",
+    "test_interpreter.py",
+    "test_kernels_deform_conv2d.py",
+    "test_kernels_warp.py",
+    "test_route.py",
+]
 collect_ignore = ["test_gates.py"] if INTERPRETED else IN_INTERPRETER

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bench/gpu_check.py rehearsed in the interpreter, so that it runs the day there is a GPU."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+import gpu_check
+import interpreter
+
+interpreter.install()
+
+
+SHAPES = {"small": gpu_check.Shape(1, 4, 5, 6), "groups": gpu_check.Shape(1, 8, 4, 4, groups=2, offset_groups=4)}
+
+
+def rehearse(monkeypatch, tmp_path, shapes):
+    monkeypatch.setattr(gpu_check, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_check, "LIMITS", {torch.float32: 1e-5, torch.bfloat16: 1.6e-2})
+    monkeypatch.setattr(gpu_check, "CHECKED", shapes)
+    monkeypatch.setattr(gpu_check, "EDGES", gpu_check.Shape(1, 4, 5, 6))
+    monkeypatch.setattr(gpu_check, "WARPED", (1, 3, 6, 7))
+    monkeypatch.setattr(gpu_check, "TIMED", dict(list(shapes.items())[:1]))
+    monkeypatch.setattr(gpu_check, "machine", lambda: {"gpu": "none"})
+    monkeypatch.setattr(gpu_check, "milliseconds", lambda run: run() is not None and 1.0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path / "out.json")])
+    code = gpu_check.main()
+    return code, json.loads((tmp_path / "out.json").read_text())
+
+
+def test_all_checks_pass(monkeypatch, tmp_path):
+    code, result = rehearse(monkeypatch, tmp_path, SHAPES)
+    assert [c for c in result["checks"] if not c["passed"]] == []
+    assert code == 0 and result["finished"]
+    assert {t["library"] for t in result["times"]} >= {"flexor"}
+
+
+def test_a_wrong_kernel_fails(monkeypatch, tmp_path):
+    from flexor.kernels import deform_conv2d
+
+    forward = deform_conv2d.forward
+    monkeypatch.setattr(deform_conv2d, "forward", lambda *args: forward(*args) * 1.01)
+    monkeypatch.setattr(gpu_check, "check_warps", lambda report: None)
+    code, result = rehearse(monkeypatch, tmp_path, {})
+    assert code == 1 and any(not c["passed"] for c in result["checks"])
+
+
+def test_without_a_gpu_it_does_nothing(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path / "out.json")])
+    assert gpu_check.main() == 0
+    assert "needs a GPU" in capsys.readouterr().out
+    assert not (tmp_path / "out.json").exists()

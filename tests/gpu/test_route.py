@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public ops with backend="triton", through autograd, down to the kernels in the interpreter."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import interpreter
+from flexor import ops, reference
+
+interpreter.install()
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "deterministic"])
+def deterministic(request):
+    torch.use_deterministic_algorithms(request.param)
+    yield request.param
+    torch.use_deterministic_algorithms(False)
+
+
+def assert_same(op, twin, tensors):
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    exact_leaves = [t.double().requires_grad_() for t in tensors]
+    output, exact = op(*leaves), twin(*exact_leaves)
+    torch.testing.assert_close(output.double(), exact, rtol=1e-5, atol=1e-5)
+    grad = torch.randn_like(output)
+    gradients = torch.autograd.grad(output, leaves, grad)
+    for a, e in zip(gradients, torch.autograd.grad(exact, exact_leaves, grad.double()), strict=True):
+        torch.testing.assert_close(a.double(), e, rtol=1e-5, atol=2e-5)
+
+
+def test_deform_conv2d(deterministic):
+    tensors = [
+        torch.randn(1, 6, 5, 7),
+        torch.randn(1, 36, 5, 7),
+        torch.randn(4, 3, 3, 3),
+        torch.randn(4),
+        torch.randn(1, 18, 5, 7),
+    ]
+    geometry = {"stride": (1, 1), "padding": (2, 3), "dilation": (2, 3)}
+
+    def call(function, **extra):
+        return lambda i, o, w, b, m: function(i, o, w, b, mask=m, **geometry, **extra)
+
+    assert_same(call(ops.deform_conv2d, backend="triton"), call(reference.deform_conv2d), tensors)
+
+
+def test_warp2d(deterministic):
+    tensors = [torch.randn(2, 3, 5, 6), 2 * torch.randn(2, 2, 4, 7)]
+    assert_same(lambda i, f: ops.warp2d(i, f, backend="triton"), reference.warp2d, tensors)
+
+
+def test_affine_warp2d(deterministic):
+    tensors = [torch.randn(1, 3, 5, 6), torch.tensor([[[0.9, 0.2, 0.37], [-0.1, 1.1, 0.61]]])]
+    op = lambda i, m: ops.affine_warp2d(i, m, (4, 5), backend="triton")  # noqa: E731
+    assert_same(op, lambda i, m: reference.affine_warp2d(i, m, (4, 5)), tensors)
