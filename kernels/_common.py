@@ -135,7 +135,7 @@ class ImageGradient:
         compute = torch.float64 if image.dtype == torch.float64 else torch.float32
         if term_bound is not None:
             _, exponent = torch.frexp(term_bound.double() * terms)
-            self.scale = torch.ldexp(torch.ones_like(term_bound, dtype=torch.float64), FIXED_POINT_BITS - exponent)
+            self.scale = torch.exp2((FIXED_POINT_BITS - exponent.clamp(min=-900)).double())
             compute = torch.int64
         self.sum = torch.empty(image.shape, dtype=compute, device=image.device, memory_format=memory_format(image))
         self.sum.zero_()

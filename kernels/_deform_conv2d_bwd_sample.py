@@ -281,7 +281,7 @@ def sample_gradients(
     launch = input.numel() > 0 and grad_output.numel() > 0
     allocate = torch.empty_like if launch else torch.zeros_like
     grad_offset = allocate(offset, memory_format=torch.contiguous_format) if needs[1] else None
-    grad_mask = allocate(mask, memory_format=torch.contiguous_format) if needs[2] else None
+    grad_mask = allocate(mask, memory_format=torch.contiguous_format) if mask is not None and needs[2] else None
     if launch:
         precision = dot_precision(input)
         dense = shape.run >= 16 or shape.offset_groups % shape.groups == 0

@@ -150,9 +150,9 @@ def weight_tile(shape: Shape, dtype: torch.dtype) -> WeightTile:
     both take smaller tiles.
     """
     block_n = max(16, min(64 if dtype.itemsize > 2 else 128, triton.next_power_of_2(shape.group_outputs)))
-    small = dtype.itemsize > 2 or shape.run < 16
-    lanes, pairs = Lanes.of(shape.run, 32 if small else 64)
-    block_m = 16 if dtype == torch.float64 else 32 if small else 64
+    halvings = (dtype.itemsize > 2) + (shape.run < 16)
+    block_m = 16 if dtype == torch.float64 else 64 >> halvings
+    lanes, pairs = Lanes.of(shape.run, 32 if halvings else 64)
     return WeightTile(block_m, block_n, lanes, pairs, num_warps=8, num_stages=2)
 
 

@@ -93,6 +93,7 @@ def deform(
     dtype: torch.dtype,
     channels_last: bool,
     tf32: bool = False,
+    groups: int = 1,
 ) -> Callable[[], None]:
     """A launcher of all passes of a 3x3 modulated convolution, batch 8."""
 
@@ -102,9 +103,9 @@ def deform(
         input = torch.empty(8, channels, *size, **meta, memory_format=format)
         offset = torch.empty(8, 18 * offset_groups, *size, **meta)
         mask = torch.empty(8, 9 * offset_groups, *size, **meta)
-        weight = torch.empty(channels, channels, 3, 3, **meta)
+        weight = torch.empty(channels, channels // groups, 3, 3, **meta)
         bias = torch.empty(channels, **meta)
-        geometry = ((1, 1), (1, 1), (1, 1), 1, offset_groups)
+        geometry = ((1, 1), (1, 1), (1, 1), groups, offset_groups)
         allowed = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = tf32
         try:
@@ -151,6 +152,9 @@ CASES = {
     "r50-64.fp64.nchw": Case(deform(64, (56, 56), 1, torch.float64, False), nvidia_only=True),
     "fami.fp16.nchw": Case(deform(48, (96, 72), 12, torch.float16, False), matrix=True),
     "dcpose.bf16.nchw": Case(deform(17, (96, 72), 17, torch.bfloat16, False), matrix=True),
+    "dcpose.fp32.nchw": Case(deform(17, (96, 72), 17, torch.float32, False)),
+    "uneven-groups.bf16.nchw": Case(deform(24, (32, 32), 3, torch.bfloat16, False, groups=4)),
+    "single.fp32.nchw": Case(deform(1, (1, 1), 1, torch.float32, False)),  # sizes of 1 become constants
     "flow.bf16.nhwc": Case(warp(torch.bfloat16, True, affine=False), wide=True),
     "flow.fp32.nchw": Case(warp(torch.float32, False, affine=False)),
     "affine.fp32.nchw": Case(warp(torch.float32, False, affine=True)),

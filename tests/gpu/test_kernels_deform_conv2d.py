@@ -173,6 +173,16 @@ def test_deterministic_bits_do_not_depend_on_program_order():
     assert all(torch.equal(a, b) for other in plain[1:] for a, b in zip(plain[0][1:], other[1:], strict=True))
 
 
+@pytest.mark.parametrize("magnitude", [1e-30, 1e30])
+def test_deterministic_at_any_magnitude(magnitude):
+    case = Case(4, 3, n=2, kernel=(1, 1), padding=(0, 0), mask=False)
+    tensors = case.tensors(torch.float32)
+    grad = magnitude * torch.randn(2, 3, 5, 6)
+    gradient = backward(case, grad, tensors, deterministic=True, needs=(True, False, False, False, False))[0]
+    exact = expected_backward(case, grad, tensors)[0]
+    assert_close(gradient / magnitude, exact / magnitude, LIMITS[torch.float32])
+
+
 def test_deterministic_reports_infinite_terms_as_nan():
     case = Case(4, 3, kernel=(1, 1), padding=(0, 0))
     tensors = case.tensors(torch.float32)
