@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "core/cpu.h"
+#include "core/fma_ceiling.h"
 #include "core/parallel.h"
 
 namespace py = pybind11;
@@ -24,6 +25,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &set_active_isa);
   m.def("cpu_features", &cpu_features);
   m.def("max_threads", &max_threads);
+  m.def("fma_ceiling", &fma_ceiling, py::call_guard<py::gil_scoped_release>());
   m.def("build_info", [] {
     py::dict info;
     info["version"] = FLEXOR_VERSION;

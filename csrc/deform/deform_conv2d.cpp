@@ -62,6 +62,15 @@ void check(const DeformConv2dParams& p) {
           "offset and mask must have input's dtype or float32");
 }
 
+// As many as the shapes say, for callers that pass 0.
+void infer_groups(DeformConv2dParams& p) {
+  require(p.input.ndim == 4 && p.weight.ndim == 4 && p.offset.ndim == 4, "tensors must have 4 dimensions");
+  const int64_t per_group = p.weight.size[1], taps = p.weight.size[2] * p.weight.size[3];
+  require(per_group > 0 && taps > 0, "weight must not be empty");
+  p.groups = p.input.size[1] / per_group;
+  p.offset_groups = p.offset.size[1] / (2 * taps);
+}
+
 DeformConv2dParams read(py::handle output, py::handle input, py::handle offset, py::handle weight, py::handle bias,
                         py::handle mask, int64_t stride_h, int64_t stride_w, int64_t pad_h, int64_t pad_w,
                         int64_t dilation_h, int64_t dilation_w, int64_t groups, int64_t offset_groups) {
@@ -74,6 +83,7 @@ DeformConv2dParams read(py::handle output, py::handle input, py::handle offset, 
   p.weight = view_tensor(weight, "weight");
   p.bias = view_tensor(bias, "bias");
   p.output = view_tensor(output, "output");
+  if (p.groups == 0) infer_groups(p);
   return p;
 }
 

@@ -2,6 +2,7 @@
 // Columns from packed input: a vector of channels at a time where a segment has several, a vector of
 // pixels at a time where it has few.
 #pragma once
+#include "core/gather.h"
 #include "deform/sampling.h"
 
 namespace flexor::FLEXOR_ISA {
@@ -27,39 +28,6 @@ FLEXOR_INLINE void sample_lanes(const T* source, int64_t row, const Plan<T>& pla
     });
   }
 }
-
-// The pair (p[corner], p[corner + 1]) for a vector of corners, apart.
-template <class T>
-FLEXOR_INLINE void gather_pairs(const T* p, const int32_t* corner, Vec<T>* left, Vec<T>* right) {
-  Vec<T> a{}, b{};
-  for (int i = 0; i < kLanes<T>; ++i) a[i] = p[corner[i]], b[i] = p[corner[i] + 1];
-  *left = a, *right = b;
-}
-
-#if FLEXOR_ISA_avx512
-// Half the gathered elements: 64 bits take both neighbours.
-template <>
-FLEXOR_INLINE void gather_pairs<float>(const float* p, const int32_t* corner, Vec<float>* left, Vec<float>* right) {
-  const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(corner));
-  const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(corner + 8));
-  const __m512 a = _mm512_castpd_ps(_mm512_i32gather_pd(first, p, 4));
-  const __m512 b = _mm512_castpd_ps(_mm512_i32gather_pd(second, p, 4));
-  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-  *left = reinterpret_cast<Vec<float>>(_mm512_permutex2var_ps(a, even, b));
-  *right = reinterpret_cast<Vec<float>>(_mm512_permutex2var_ps(a, odd, b));
-}
-#elif FLEXOR_ISA_avx2
-template <>
-FLEXOR_INLINE void gather_pairs<float>(const float* p, const int32_t* corner, Vec<float>* left, Vec<float>* right) {
-  const double* base = reinterpret_cast<const double*>(p);
-  const __m256d a = _mm256_i32gather_pd(base, _mm_loadu_si128(reinterpret_cast<const __m128i*>(corner)), 4);
-  const __m256d b = _mm256_i32gather_pd(base, _mm_loadu_si128(reinterpret_cast<const __m128i*>(corner + 4)), 4);
-  const __m256d low = _mm256_permute2f128_pd(a, b, 0x20), high = _mm256_permute2f128_pd(a, b, 0x31);
-  *left = reinterpret_cast<Vec<float>>(_mm256_shuffle_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high), 0x88));
-  *right = reinterpret_cast<Vec<float>>(_mm256_shuffle_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high), 0xdd));
-}
-#endif
 
 template <class T>
 inline void sample_pixels(const T* source, int64_t row, const Plan<T>& plan, int64_t rows, T* column) {

@@ -2,13 +2,14 @@
 // Warping by a flow or an affine matrix: one plan a tile of output pixels, then every channel through it.
 #include "deform/warp2d.h"
 
+#include "core/gather.h"
 #include "core/rows.h"
 #include "core/tasks.h"
 
 namespace flexor::FLEXOR_ISA {
 namespace {
 
-constexpr int kTile = 256;
+constexpr int kTile = 384;
 
 struct Bf16 {
   uint16_t bits;
@@ -56,6 +57,8 @@ class Warp {
   }
 
  private:
+  static constexpr int64_t L = kLanes<T>;
+  static constexpr bool kPairs = std::is_same_v<Element, T> && sizeof(Index) == 4;
   static constexpr bool kInPlace = sizeof(Element) == sizeof(T);
   static constexpr int64_t kChannels = kInPlace ? 8 : 1;  // of the input gradient that a task owns
 
@@ -64,6 +67,7 @@ class Warp {
     T y[kTile], x[kTile], ly[kTile], lx[kTile], moves_y[kTile], moves_x[kTile];
     Index corner[4][kTile];  // -1 outside
     T weight[4][kTile];
+    bool interior[kTile / kLanes<T>];  // vectors of pixels whose corners are all inside: pairs can be gathered
     Tile(int64_t i, int64_t f, int64_t pixels) : image(i), first(f), n(smaller<int64_t>(kTile, pixels - f)) {}
   };
 
@@ -127,6 +131,11 @@ class Warp {
       t.corner[2][i] = corner(y0 + T(1), x0, height, width, row, column);
       t.corner[3][i] = corner(y0 + T(1), x0 + T(1), height, width, row, column);
     }
+    for (int64_t i = 0; i < t.n; i += L) {
+      bool all = kPairs && column == 1 && i + L <= t.n;
+      for (int64_t k = i; k < smaller(i + L, t.n); ++k) all &= (t.corner[0][k] | t.corner[3][k]) >= 0;
+      t.interior[i / L] = all;
+    }
   }
 
   static Index corner(T y, T x, T height, T width, Index row, Index column) {
@@ -150,6 +159,29 @@ class Warp {
     return at < 0 ? T(0) : value;
   }
 
+  // visit(i, v00, v01, v10, v11) for whole vectors of pixels; past the tile's end they are of no meaning.
+  template <class Visit>
+  FLEXOR_INLINE void for_vectors(const Tile& t, const Element* plane, Visit visit) const {
+    const int64_t row = p_.input.stride[2];
+    for (int64_t i = 0; i < t.n; i += L) {
+      Vec<T> v[4];
+      if constexpr (kPairs) {
+        if (t.interior[i / L]) {
+          gather_pairs(plane, t.corner[0] + i, &v[0], &v[1]);
+          gather_pairs(plane + row, t.corner[0] + i, &v[2], &v[3]);
+          visit(i, v[0], v[1], v[2], v[3]);
+          continue;
+        }
+      }
+      T values[4][L];
+      for (int j = 0; j < 4; ++j) {
+        for (int64_t k = 0; k < L; ++k) values[j][k] = read(plane, i + k < t.n ? t.corner[j][i + k] : Index(-1));
+        v[j] = load<Vec<T>>(values[j]);
+      }
+      visit(i, v[0], v[1], v[2], v[3]);
+    }
+  }
+
   const Element* input_at(int64_t image, int64_t channel) const {
     return static_cast<const Element*>(p_.input.data) + image * p_.input.stride[0] + channel * p_.input.stride[1];
   }
@@ -165,9 +197,11 @@ class Warp {
       else if (p_.nearest)
         for (int64_t i = 0; i < t.n; ++i) line[i] = t.weight[0][i] * read(plane, t.corner[0][i]);
       else
-        for (int64_t i = 0; i < t.n; ++i)
-          line[i] = (t.weight[0][i] * read(plane, t.corner[0][i]) + t.weight[1][i] * read(plane, t.corner[1][i])) +
-                    (t.weight[2][i] * read(plane, t.corner[2][i]) + t.weight[3][i] * read(plane, t.corner[3][i]));
+        for_vectors(t, plane, [&](int64_t i, auto v00, auto v01, auto v10, auto v11) __attribute__((always_inline)) {
+          using V = decltype(v00);
+          const auto w = [&](int j) __attribute__((always_inline)) { return load<V>(t.weight[j] + i); };
+          store(line + i, (w(0) * v00 + w(1) * v01) + (w(2) * v10 + w(3) * v11));
+        });
       out_.store(line, t.image, c, t.first, t.n);
     }
   }
@@ -203,13 +237,19 @@ class Warp {
       for (int64_t c = 0; c < count; ++c) {
         out_.load(grad, image, c0 + c, first, t.n);
         T* sum = sums + c * plane;
-        for (int64_t i = 0; i < t.n; ++i)
-          for (int j = 0; j < corners(); ++j)
-            if (t.corner[j][i] >= 0) sum[t.corner[j][i]] += t.weight[j][i] * grad[i];
+        if (p_.nearest) scatter<1>(t, grad, sum);
+        else scatter<4>(t, grad, sum);
       }
     }
     const PlanePixels out(p_.grad_input);
     for (int64_t c = 0; c < count; ++c) out.store(sums + c * plane, image, c0 + c, 0, plane);
+  }
+
+  template <int kCorners>
+  static void scatter(const Tile& t, const T* grad, T* sum) {
+    for (int64_t i = 0; i < t.n; ++i)
+      for (int j = 0; j < kCorners; ++j)
+        if (t.corner[j][i] >= 0) sum[t.corner[j][i]] += t.weight[j][i] * grad[i];
   }
 
   // Corners as indices of a contiguous plane.
@@ -227,15 +267,16 @@ class Warp {
 
   // Leaves the gradients of the positions in t.y and t.x.
   void grad_position(Tile& t) const {
-    T sum[4][kTile], grad[kTile];
-    for (int j = 0; j < 4; ++j)
-      for (int64_t i = 0; i < t.n; ++i) sum[j][i] = T(0);
+    T sum[4][kTile] = {}, grad[kTile] = {};
     if (!p_.nearest && !no_input())
       for (int64_t c = 0; c < p_.input.size[1]; ++c) {
         const Element* plane = input_at(t.image, c);
         out_.load(grad, t.image, c, t.first, t.n);
-        for (int j = 0; j < 4; ++j)
-          for (int64_t i = 0; i < t.n; ++i) sum[j][i] += grad[i] * read(plane, t.corner[j][i]);
+        for_vectors(t, plane, [&](int64_t i, auto v00, auto v01, auto v10, auto v11) __attribute__((always_inline)) {
+          using V = decltype(v00);
+          const V g = load<V>(grad + i), v[4] = {v00, v01, v10, v11};
+          for (int j = 0; j < 4; ++j) store(sum[j] + i, load<V>(sum[j] + i) + g * v[j]);
+        });
       }
     for (int64_t i = 0; i < t.n; ++i) {
       const T ly = t.ly[i], lx = t.lx[i];  // both NaN where a position is

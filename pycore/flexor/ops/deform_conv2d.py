@@ -105,21 +105,16 @@ class _DeformConv2d(Operator):
         padding: Ints,
         dilation: Ints,
     ) -> Tensor:
-        n, offset_channels, oh, ow = offset.shape
-        o, channels, kh, kw = weight.shape
+        n, _, oh, ow = offset.shape
         (sy, sx), (py, px), (dy, dx) = stride, padding, dilation
-        output = empty_image(input, n, o, oh, ow)
-        groups, offset_groups = input.shape[1] // channels, offset_channels // (2 * kh * kw)
-        _C.deform_conv2d_forward(
-            output, input, offset, weight, bias, mask, sy, sx, py, px, dy, dx, groups, offset_groups
-        )
+        output = empty_image(input, n, weight.shape[0], oh, ow)
+        _C.deform_conv2d_forward(output, input, offset, weight, bias, mask, sy, sx, py, px, dy, dx, 0, 0)
         return output
 
     def cpu_backward(self, grads: Grads, *args: Any) -> None:
         grad_output, input, offset, weight, _, mask, stride, padding, dilation = args
-        groups = _groups(input, offset, weight)
         _C.deform_conv2d_backward(
-            grad_output, input, offset, weight, mask, *grads, *stride, *padding, *dilation, *groups
+            grad_output, input, offset, weight, mask, *grads, *stride, *padding, *dilation, 0, 0
         )
 
     def triton_forward(self, *args: Any) -> Tensor:
