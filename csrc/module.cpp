@@ -14,7 +14,7 @@ namespace py = pybind11;
 namespace flexor {
 void register_deform(py::module_& m);
 void register_warp(py::module_& m);
-}
+}  // namespace flexor
 
 PYBIND11_MODULE(_C, m) {
   using namespace flexor;
@@ -29,8 +29,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", [] {
     py::dict info;
     info["version"] = FLEXOR_VERSION;
-    info["compiler"] = __VERSION__;
-    info["openmp"] = _OPENMP;
+    info["compiler"] = "GCC " __VERSION__;
+    info["openmp"] = openmp_path();
     return info;
   });
   register_deform(m);

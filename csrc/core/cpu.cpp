@@ -17,9 +17,7 @@ bool machine_has(Isa isa) {
 #endif
 }
 
-Isa best_isa() {
-  return machine_has(Isa::avx512) ? Isa::avx512 : machine_has(Isa::avx2) ? Isa::avx2 : Isa::baseline;
-}
+Isa best_isa() { return machine_has(Isa::avx512) ? Isa::avx512 : machine_has(Isa::avx2) ? Isa::avx2 : Isa::baseline; }
 
 Isa& active() {
   static Isa isa = best_isa();
@@ -28,9 +26,7 @@ Isa& active() {
 
 }  // namespace
 
-const char* isa_name(Isa isa) {
-  return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "baseline";
-}
+const char* isa_name(Isa isa) { return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "baseline"; }
 
 Isa active_isa() { return active(); }
 

@@ -17,11 +17,11 @@ const char* isa_name(Isa isa);
 
 // The table of one kernel family: name_<isa> for each instruction set that was compiled.
 #if FLEXOR_HAVE_avx2
-#define FLEXOR_KERNELS(table)                                                                \
+#define FLEXOR_KERNELS(table) \
   (active_isa() == Isa::avx512 ? avx512::table : active_isa() == Isa::avx2 ? avx2::table : baseline::table)
-#define FLEXOR_DECLARE_KERNELS(Type, table)            \
-  namespace baseline { extern const Type table; }      \
-  namespace avx2 { extern const Type table; }          \
+#define FLEXOR_DECLARE_KERNELS(Type, table)       \
+  namespace baseline { extern const Type table; } \
+  namespace avx2 { extern const Type table; }     \
   namespace avx512 { extern const Type table; }
 #else
 #define FLEXOR_KERNELS(table) (baseline::table)

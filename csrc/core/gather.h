@@ -1,47 +1,53 @@
 // SPDX-License-Identifier: Apache-2.0
+// The four pixels around each of a vector of positions.
 #pragma once
 #include "core/simd.h"
 
 namespace flexor::FLEXOR_ISA {
 
-// The pair (p[corner], p[corner + 1]) for a vector of corners, apart.
-template <class T>
-FLEXOR_INLINE void gather_pairs(const T* p, const int32_t* corner, Vec<T>* left, Vec<T>* right) {
-  Vec<T> a{}, b{};
-  for (int i = 0; i < kLanes<T>; ++i) a[i] = p[corner[i]], b[i] = p[corner[i] + 1];
-  *left = a, *right = b;
+template <class T, int N, int... I>
+FLEXOR_INLINE void transpose_quads(Vec<T, N>* q, std::integer_sequence<int, I...>) {
+  const Vec<T, N> a = __builtin_shufflevector(q[0], q[1], (I % 2 * N + I / 4 * 4 + I % 4 / 2)...);
+  const Vec<T, N> b = __builtin_shufflevector(q[0], q[1], (I % 2 * N + I / 4 * 4 + I % 4 / 2 + 2)...);
+  const Vec<T, N> c = __builtin_shufflevector(q[2], q[3], (I % 2 * N + I / 4 * 4 + I % 4 / 2)...);
+  const Vec<T, N> d = __builtin_shufflevector(q[2], q[3], (I % 2 * N + I / 4 * 4 + I % 4 / 2 + 2)...);
+  q[0] = __builtin_shufflevector(a, c, (I % 4 / 2 * N + I / 4 * 4 + I % 2)...);
+  q[1] = __builtin_shufflevector(a, c, (I % 4 / 2 * N + I / 4 * 4 + I % 2 + 2)...);
+  q[2] = __builtin_shufflevector(b, d, (I % 4 / 2 * N + I / 4 * 4 + I % 2)...);
+  q[3] = __builtin_shufflevector(b, d, (I % 4 / 2 * N + I / 4 * 4 + I % 2 + 2)...);
 }
 
-#if FLEXOR_ISA_avx512
-// Half the gathered elements: 64 bits take both neighbours.
-template <>
-FLEXOR_INLINE void gather_pairs<float>(const float* p, const int32_t* corner, Vec<float>* left, Vec<float>* right) {
-  const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(corner));
-  const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(corner + 8));
-  // Into zeros, and the compiler kept from knowing that no zero stays: into a register of whatever content
-  // each gather would wait for the one before it.
-  __mmask8 all = 0xff;
-  __asm__("" : "+Yk"(all));
-  const __m512 a = _mm512_castpd_ps(_mm512_mask_i32gather_pd(_mm512_setzero_pd(), all, first, p, 4));
-  const __m512 b = _mm512_castpd_ps(_mm512_mask_i32gather_pd(_mm512_setzero_pd(), all, second, p, 4));
-  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-  *left = reinterpret_cast<Vec<float>>(_mm512_permutex2var_ps(a, even, b));
-  *right = reinterpret_cast<Vec<float>>(_mm512_permutex2var_ps(a, odd, b));
+// v[0..3] = p[c], p[c + 1], p[c + row], p[c + row + 1] for c of corner[0..kLanes<T>).
+template <class T>
+FLEXOR_INLINE void gather_corners(const T* p, int64_t row, const int32_t* corner, Vec<T>* v) {
+  for (int i = 0; i < kLanes<T>; ++i) {
+    const T* at = p + corner[i];
+    v[0][i] = at[0], v[1][i] = at[1], v[2][i] = at[row], v[3][i] = at[row + 1];
+  }
 }
-#elif FLEXOR_ISA_avx2
+
+#if defined(__SSE2__)
+// Two 64-bit loads a position, then a transposition: half the time of gather instructions (Zen 4).
 template <>
-FLEXOR_INLINE void gather_pairs<float>(const float* p, const int32_t* corner, Vec<float>* left, Vec<float>* right) {
-  const double* base = reinterpret_cast<const double*>(p);
-  const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(corner));
-  const __m128i second = _mm_loadu_si128(reinterpret_cast<const __m128i*>(corner + 4));
-  __m256d all = _mm256_castsi256_pd(_mm256_set1_epi64x(-1));
-  __asm__("" : "+x"(all));
-  const __m256d a = _mm256_mask_i32gather_pd(_mm256_setzero_pd(), base, first, all, 4);
-  const __m256d b = _mm256_mask_i32gather_pd(_mm256_setzero_pd(), base, second, all, 4);
-  const __m256d low = _mm256_permute2f128_pd(a, b, 0x20), high = _mm256_permute2f128_pd(a, b, 0x31);
-  *left = reinterpret_cast<Vec<float>>(_mm256_shuffle_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high), 0x88));
-  *right = reinterpret_cast<Vec<float>>(_mm256_shuffle_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high), 0xdd));
+FLEXOR_INLINE void gather_corners<float>(const float* p, int64_t row, const int32_t* corner, Vec<float>* v) {
+  constexpr int N = kLanes<float>;
+  const auto quad = [&](int i) __attribute__((always_inline)) {
+    const float* at = p + corner[i];
+    const __m128 top = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(at)));
+    return _mm_loadh_pi(top, reinterpret_cast<const __m64*>(at + row));
+  };
+  unroll<4>([&](auto j) __attribute__((always_inline)) {
+#if FLEXOR_ISA_avx512
+    const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(quad(j)), quad(j + 4), 1);
+    const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(quad(j + 8)), quad(j + 12), 1);
+    v[j] = reinterpret_cast<Vec<float>>(_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1));
+#elif FLEXOR_ISA_avx2
+    v[j] = reinterpret_cast<Vec<float>>(_mm256_insertf128_ps(_mm256_castps128_ps256(quad(j)), quad(j + 4), 1));
+#else
+    v[j] = reinterpret_cast<Vec<float>>(quad(j));
+#endif
+  });
+  transpose_quads<float, N>(v, std::make_integer_sequence<int, N>{});
 }
 #endif
 

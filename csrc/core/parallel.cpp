@@ -1,38 +1,101 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/parallel.h"
 
-#include <omp.h>
+#include <dlfcn.h>
+#include <link.h>
 
 #include <atomic>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <mutex>
 #include <new>
+#include <string>
 
 namespace flexor {
+namespace {
 
-void parallel_for_raw(int64_t tasks, Task task, void* context) {
-  if (tasks <= 1 || omp_get_max_threads() == 1 || omp_in_parallel()) {
-    for (int64_t i = 0; i < tasks; ++i) task(context, i);
-    return;
-  }
-  const int64_t wanted = omp_get_max_threads();
-  const int threads = static_cast<int>(tasks < wanted ? tasks : wanted);
+// The OpenMP runtime is the one torch has loaded, under whatever name its wheel gives it, called through
+// the entry points that every runtime exports for GCC's code. Linking to a libgomp.so.1 would be a second
+// runtime beside some of torch's wheels, and two of them fight over the cores.
+struct OpenMp {
+  int (*max_threads)() = nullptr;
+  int (*in_parallel)() = nullptr;
+  void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
+  std::string path;
+};
+
+int find_runtime(dl_phdr_info* info, size_t, void* found) {
+  const char* slash = std::strrchr(info->dlpi_name, '/');
+  const char* name = slash == nullptr ? info->dlpi_name : slash + 1;
+  for (const char* runtime : {"libgomp", "libiomp5", "libomp"})
+    if (std::strncmp(name, runtime, std::strlen(runtime)) == 0) {
+      *static_cast<std::string*>(found) = info->dlpi_name;
+      return 1;
+    }
+  return 0;
+}
+
+template <class F>
+void resolve(void* library, const char* name, F* function) {
+  *function = reinterpret_cast<F>(dlsym(library, name));
+}
+
+OpenMp load_openmp() {
+  OpenMp omp;
+  dl_iterate_phdr(&find_runtime, &omp.path);
+  void* library = dlopen(omp.path.empty() ? "libgomp.so.1" : omp.path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return {};
+  if (omp.path.empty()) omp.path = "libgomp.so.1";
+  resolve(library, "omp_get_max_threads", &omp.max_threads);
+  resolve(library, "omp_in_parallel", &omp.in_parallel);
+  resolve(library, "GOMP_parallel", &omp.parallel);
+  const bool complete = omp.max_threads != nullptr && omp.in_parallel != nullptr && omp.parallel != nullptr;
+  return complete ? omp : OpenMp{};
+}
+
+const OpenMp& openmp() {
+  static const OpenMp omp = load_openmp();
+  return omp;
+}
+
+struct Region {
+  int64_t tasks;
+  Task task;
+  void* context;
   std::atomic<int64_t> next{0};
   std::exception_ptr error;
   std::mutex error_lock;
-#pragma omp parallel num_threads(threads)
-  {
-    try {
-      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(context, i);
-    } catch (...) {
-      std::lock_guard<std::mutex> guard(error_lock);
-      error = std::current_exception();
-      next.store(tasks, std::memory_order_relaxed);
-    }
+};
+
+void run_region(void* data) {
+  Region& region = *static_cast<Region*>(data);
+  try {
+    for (int64_t i; (i = region.next.fetch_add(1, std::memory_order_relaxed)) < region.tasks;)
+      region.task(region.context, i);
+  } catch (...) {
+    const std::lock_guard<std::mutex> guard(region.error_lock);
+    region.error = std::current_exception();
+    region.next.store(region.tasks, std::memory_order_relaxed);
   }
-  if (error) std::rethrow_exception(error);
 }
+
+}  // namespace
+
+void parallel_for_raw(int64_t tasks, Task task, void* context) {
+  const int64_t wanted = tasks <= 1 ? 1 : max_threads();
+  if (wanted == 1 || openmp().in_parallel()) {
+    for (int64_t i = 0; i < tasks; ++i) task(context, i);
+    return;
+  }
+  Region region{tasks, task, context, {}, {}, {}};
+  openmp().parallel(&run_region, &region, static_cast<unsigned>(tasks < wanted ? tasks : wanted), 0);
+  if (region.error) std::rethrow_exception(region.error);
+}
+
+int max_threads() { return openmp().max_threads == nullptr ? 1 : openmp().max_threads(); }
+
+const char* openmp_path() { return openmp().path.c_str(); }
 
 namespace {
 struct Workspace {
@@ -61,7 +124,5 @@ void* thread_workspace(size_t bytes) {
   }
   return workspace.data;
 }
-
-int max_threads() { return omp_get_max_threads(); }
 
 }  // namespace flexor

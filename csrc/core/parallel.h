@@ -14,7 +14,8 @@ void parallel_for_raw(int64_t tasks, Task task, void* context);
 // A buffer of this thread, 64-byte aligned, kept between calls, not zeroed. One user at a time a thread.
 void* thread_workspace(size_t bytes);
 
-int max_threads();
+int max_threads();          // 1 where no OpenMP runtime was found
+const char* openmp_path();  // of the runtime in use, or empty
 
 void* allocate(size_t bytes);  // 64-byte aligned; throws std::bad_alloc
 void release(void* data);
@@ -27,7 +28,9 @@ class SharedBuffer {
   SharedBuffer(const SharedBuffer&) = delete;
   SharedBuffer& operator=(const SharedBuffer&) = delete;
   template <class T>
-  T* as() const { return static_cast<T*>(data_); }
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
 
  private:
   void* data_;

@@ -12,8 +12,16 @@ namespace flexor::FLEXOR_ISA {
 template <class T>
 constexpr DType kOwnDType = sizeof(T) == 8 ? DType::f64 : DType::f32;
 
-FLEXOR_INLINE uint32_t bits_of(float x) { uint32_t u; __builtin_memcpy(&u, &x, 4); return u; }
-FLEXOR_INLINE float float_of(uint32_t u) { float x; __builtin_memcpy(&x, &u, 4); return x; }
+FLEXOR_INLINE uint32_t bits_of(float x) {
+  uint32_t u;
+  __builtin_memcpy(&u, &x, 4);
+  return u;
+}
+FLEXOR_INLINE float float_of(uint32_t u) {
+  float x;
+  __builtin_memcpy(&x, &u, 4);
+  return x;
+}
 
 FLEXOR_INLINE float from_bf16(uint16_t h) { return float_of(static_cast<uint32_t>(h) << 16); }
 
@@ -60,10 +68,8 @@ inline void load_row(T* dst, const TensorView& view, int64_t start, int64_t stri
       return load_strided(dst, static_cast<const float*>(view.data) + start, stride, n, [](float x) { return x; });
     case DType::f64:
       return load_strided(dst, static_cast<const double*>(view.data) + start, stride, n, [](double x) { return x; });
-    case DType::bf16:
-      return load_strided(dst, static_cast<const uint16_t*>(view.data) + start, stride, n, &from_bf16);
-    default:
-      return load_strided(dst, static_cast<const uint16_t*>(view.data) + start, stride, n, &from_f16);
+    case DType::bf16: return load_strided(dst, static_cast<const uint16_t*>(view.data) + start, stride, n, &from_bf16);
+    default: return load_strided(dst, static_cast<const uint16_t*>(view.data) + start, stride, n, &from_f16);
   }
 }
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 #include <utility>
-#if FLEXOR_ISA_avx2 || FLEXOR_ISA_avx512
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -70,7 +70,8 @@ FLEXOR_INLINE void exchange(Vec<T, L>& a, Vec<T, L>& b, std::integer_sequence<in
 template <class T, int L, int D>
 FLEXOR_INLINE void transpose_step(Vec<T, L>* r) {
   unroll<L>([&](auto i) __attribute__((always_inline)) {
-    if constexpr ((decltype(i)::value & D) == 0) exchange<T, L, D>(r[i], r[i + D], std::make_integer_sequence<int, L>{});
+    if constexpr ((decltype(i)::value & D) == 0)
+      exchange<T, L, D>(r[i], r[i + D], std::make_integer_sequence<int, L>{});
   });
   if constexpr (D > 1) transpose_step<T, L, D / 2>(r);
 }

@@ -11,8 +11,7 @@ namespace flexor::FLEXOR_ISA {
 template <class F>
 FLEXOR_INLINE void parallel_for(int64_t tasks, F&& body) {
   using Body = std::remove_reference_t<F>;
-  parallel_for_raw(
-      tasks, [](void* context, int64_t task) { (*static_cast<Body*>(context))(task); }, &body);
+  parallel_for_raw(tasks, [](void* context, int64_t task) { (*static_cast<Body*>(context))(task); }, &body);
 }
 
 }  // namespace flexor::FLEXOR_ISA

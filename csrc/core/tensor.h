@@ -9,10 +9,16 @@ enum class DType : int32_t { f32, f64, f16, bf16, u8, i16, u16, i32, i64, b8 };
 
 inline int64_t item_size(DType dtype) {
   switch (dtype) {
-    case DType::f64: case DType::i64: return 8;
-    case DType::f32: case DType::i32: return 4;
-    case DType::f16: case DType::bf16: case DType::i16: case DType::u16: return 2;
-    case DType::u8: case DType::b8: return 1;
+    case DType::f64:
+    case DType::i64: return 8;
+    case DType::f32:
+    case DType::i32: return 4;
+    case DType::f16:
+    case DType::bf16:
+    case DType::i16:
+    case DType::u16: return 2;
+    case DType::u8:
+    case DType::b8: return 1;
   }
   return 0;
 }

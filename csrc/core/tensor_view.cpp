@@ -9,8 +9,13 @@ namespace flexor {
 namespace {
 
 // The part of DLPack 1.x's ABI that is read here (github.com/dmlc/dlpack, dlpack.h).
-struct DLDevice { int32_t type, id; };
-struct DLDataType { uint8_t code, bits; uint16_t lanes; };
+struct DLDevice {
+  int32_t type, id;
+};
+struct DLDataType {
+  uint8_t code, bits;
+  uint16_t lanes;
+};
 struct DLTensor {
   void* data;
   DLDevice device;
@@ -20,7 +25,9 @@ struct DLTensor {
   int64_t* strides;
   uint64_t byte_offset;
 };
-struct DLPackVersion { uint32_t major, minor; };
+struct DLPackVersion {
+  uint32_t major, minor;
+};
 struct DLPackExchangeAPI {
   DLPackVersion version;
   DLPackExchangeAPI* previous;
@@ -59,22 +66,25 @@ const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
 bool dtype_from_dlpack(DLDataType type, DType* out) {
   if (type.lanes != 1) return false;
   switch (type.code) {
-    case kFloat: *out = type.bits == 64 ? DType::f64 : type.bits == 32 ? DType::f32 : DType::f16; return type.bits >= 16;
-    case kBfloat: *out = DType::bf16; return type.bits == 16;
-    case kInt:
-      *out = type.bits == 64 ? DType::i64 : type.bits == 32 ? DType::i32 : DType::i16;
+    case kFloat:
+      *out = type.bits == 64 ? DType::f64 : type.bits == 32 ? DType::f32 : DType::f16;
       return type.bits >= 16;
+    case kBfloat: *out = DType::bf16; return type.bits == 16;
+    case kInt: *out = type.bits == 64 ? DType::i64 : type.bits == 32 ? DType::i32 : DType::i16; return type.bits >= 16;
     case kUInt: *out = type.bits == 8 ? DType::u8 : DType::u16; return type.bits <= 16;
     case kBool: *out = DType::b8; return true;
     default: return false;
   }
 }
 
-struct DTypeName { const char* name; DType dtype; };
-constexpr DTypeName kDTypeNames[] = {
-    {"float32", DType::f32}, {"float64", DType::f64}, {"float16", DType::f16}, {"bfloat16", DType::bf16},
-    {"uint8", DType::u8},    {"int16", DType::i16},   {"uint16", DType::u16},  {"int32", DType::i32},
-    {"int64", DType::i64},   {"bool", DType::b8}};
+struct DTypeName {
+  const char* name;
+  DType dtype;
+};
+constexpr DTypeName kDTypeNames[] = {{"float32", DType::f32},   {"float64", DType::f64}, {"float16", DType::f16},
+                                     {"bfloat16", DType::bf16}, {"uint8", DType::u8},    {"int16", DType::i16},
+                                     {"uint16", DType::u16},    {"int32", DType::i32},   {"int64", DType::i64},
+                                     {"bool", DType::b8}};
 
 TensorView from_dltensor(const DLTensor& t, const char* name) {
   TensorView v;
@@ -109,7 +119,8 @@ TensorView from_attributes(py::handle object, const char* name) {
   py::tuple shape = object.attr("shape"), strides;
   int64_t unit = 1;
   if (torch_like) {
-    if (py::str(object.attr("device").attr("type")).cast<std::string>() != "cpu") fail(name, "a tensor on another device");
+    if (py::str(object.attr("device").attr("type")).cast<std::string>() != "cpu")
+      fail(name, "a tensor on another device");
     strides = object.attr("stride")();
     v.data = reinterpret_cast<void*>(object.attr("data_ptr")().cast<uintptr_t>());
   } else {

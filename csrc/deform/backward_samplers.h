@@ -72,17 +72,15 @@ inline void resample_pixels(const T* source, T* grad, int64_t row, const Plan<T>
   alignas(64) T spread[4][L];
   for (int64_t i = 0; i < rows; i += L) {
     const int32_t* corner = plan.corner + i;
-    V v00, v01, v10, v11;
-    gather_pairs(source, corner, &v00, &v01);
-    gather_pairs(source + row, corner, &v10, &v11);
+    V v[4];
+    gather_corners(source, row, corner, v);
     const V d = load<V>(column + i);
     const T* w = plan.weights + i;
     const V w00 = load<V>(w), w01 = load<V>(w + rows), w10 = load<V>(w + 2 * rows), w11 = load<V>(w + 3 * rows);
-    store(column + i, (w00 * v00 + w01 * v01) + (w10 * v10 + w11 * v11));
-    const V product[4] = {d * v00, d * v01, d * v10, d * v11};
+    store(column + i, (w00 * v[0] + w01 * v[1]) + (w10 * v[2] + w11 * v[3]));
     unroll<4>([&](auto j) __attribute__((always_inline)) {
       T* s = sums + j * rows + i;
-      store(s, add ? load<V>(s) + product[j] : product[j]);
+      store(s, add ? load<V>(s) + d * v[j] : d * v[j]);
     });
     store(spread[0], w00 * d), store(spread[1], w01 * d), store(spread[2], w10 * d), store(spread[3], w11 * d);
     for (int l = 0; l < L; ++l) {
@@ -139,7 +137,8 @@ void unpack_gradient(const Geometry& g, const TensorView& grad_input, int64_t im
       continue;
     }
     if (grad_input.stride[1] == 1) {
-      for (int64_t x = 0; x < g.width; ++x) store_row(grad_input, at + x * grad_input.stride[3], 1, line + x * lanes, n);
+      for (int64_t x = 0; x < g.width; ++x)
+        store_row(grad_input, at + x * grad_input.stride[3], 1, line + x * lanes, n);
       continue;
     }
     transpose(line, lanes, g.width, lanes, scratch, g.width);

@@ -58,7 +58,8 @@ void check(const DeformConv2dParams& p) {
   require(is_float(t) && p.weight.dtype == t && p.output.dtype == t && (!p.bias || p.bias.dtype == t) &&
               (!p.grad_bias || p.grad_bias.dtype == t),
           "input, weight, bias and output must share one floating-point dtype");
-  require((p.offset.dtype == t || p.offset.dtype == coordinate) && (!p.mask || p.mask.dtype == t || p.mask.dtype == coordinate),
+  require((p.offset.dtype == t || p.offset.dtype == coordinate) &&
+              (!p.mask || p.mask.dtype == t || p.mask.dtype == coordinate),
           "offset and mask must have input's dtype or float32");
 }
 
@@ -74,9 +75,8 @@ void infer_groups(DeformConv2dParams& p) {
 DeformConv2dParams read(py::handle output, py::handle input, py::handle offset, py::handle weight, py::handle bias,
                         py::handle mask, int64_t stride_h, int64_t stride_w, int64_t pad_h, int64_t pad_w,
                         int64_t dilation_h, int64_t dilation_w, int64_t groups, int64_t offset_groups) {
-  DeformConv2dParams p{stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, offset_groups,
-                       {},       {},       {},    {},    {},         {},         {},     {},
-                       {},       {},       {}};
+  DeformConv2dParams p{stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, offset_groups, {}, {}, {}, {},
+                       {},       {},       {},    {},    {},         {},         {}};
   p.input = view_tensor(input, "input");
   p.offset = view_tensor(offset, "offset");
   p.mask = view_tensor(mask, "mask");

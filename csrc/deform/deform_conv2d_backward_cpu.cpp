@@ -34,11 +34,13 @@ class Backward {
     partial_size_ = split_ ? p_.offset_groups * g_.taps * 3 * g_.pixels : 0;
     const int64_t partial_bytes = partial_size_ * static_cast<int64_t>(sizeof(T));
     lanes_of_work_ = chunks_;
-    if (split_) lanes_of_work_ = smaller(chunks_, larger<int64_t>(2, kPartialBytes / larger<int64_t>(1, partial_bytes)));
+    if (split_)
+      lanes_of_work_ = smaller(chunks_, larger<int64_t>(2, kPartialBytes / larger<int64_t>(1, partial_bytes)));
     const int64_t image_bytes = larger<int64_t>(1, weight_bytes + lanes_of_work_ * partial_bytes);
     images_ = larger<int64_t>(1, smaller(g_.batch, kPartialBytes / image_bytes));
 
-    const bool in_place = images_ == 1 && p_.grad_weight && p_.grad_weight.dtype == kOwnDType<T> && contiguous(p_.grad_weight);
+    const bool in_place =
+        images_ == 1 && p_.grad_weight && p_.grad_weight.dtype == kOwnDType<T> && contiguous(p_.grad_weight);
     SharedBuffer weight_sums(in_place ? 0 : images_ * weight_bytes);
     SharedBuffer partials(images_ * lanes_of_work_ * partial_bytes);
     SharedBuffer weights(few_ && sampled_ ? weight_size * sizeof(T) : 0);
@@ -48,10 +50,12 @@ class Backward {
 
     for (int64_t image = 0; image < g_.batch; image += images_) {
       const int64_t count = smaller(images_, g_.batch - image);
-      parallel_for(count * lanes_of_work_, [&](int64_t task) { work(image, task / lanes_of_work_, task % lanes_of_work_); });
-      if (split_) parallel_for(count * p_.offset_groups * g_.taps, [&](int64_t task) {
-        add_partials(image, task / (p_.offset_groups * g_.taps), task % (p_.offset_groups * g_.taps));
-      });
+      parallel_for(count * lanes_of_work_,
+                   [&](int64_t task) { work(image, task / lanes_of_work_, task % lanes_of_work_); });
+      if (split_)
+        parallel_for(count * p_.offset_groups * g_.taps, [&](int64_t task) {
+          add_partials(image, task / (p_.offset_groups * g_.taps), task % (p_.offset_groups * g_.taps));
+        });
     }
     if (p_.grad_weight && !in_place) store_weight_gradient();
     else if (in_place && g_.batch == 0)
@@ -74,14 +78,15 @@ class Backward {
 
   // A chunk is the units of one product; offset groups are kept whole where they are no wider than one.
   void plan_chunks() {
-    const int64_t wanted = few_ ? smaller<int64_t>(16, ceil_div(g_.units, 8)) : (g_.group_channels >= 128 ? 32 : 16) / g_.lanes;
+    const int64_t wanted =
+        few_ ? smaller<int64_t>(16, ceil_div(g_.units, 8)) : (g_.group_channels >= 128 ? 32 : 16) / g_.lanes;
     chunk_units_ = smaller(larger<int64_t>(1, wanted), g_.group_units);
     const int64_t offset_units = g_.offset_group_channels / g_.segment * g_.segment_units;
     if (offset_units <= chunk_units_) chunk_units_ -= chunk_units_ % offset_units;
     group_chunks_ = ceil_div(g_.group_units, chunk_units_);
     chunks_ = g_.channels == 0 ? 0 : p_.groups * group_chunks_;
-    split_ = (p_.grad_offset || p_.grad_mask) &&
-             (chunk_units_ % offset_units != 0 || g_.group_units % offset_units != 0);
+    split_ =
+        (p_.grad_offset || p_.grad_mask) && (chunk_units_ % offset_units != 0 || g_.group_units % offset_units != 0);
   }
 
   int64_t steps_of(int64_t units) const { return round_up(units * unit_steps_, kBlock); }
@@ -185,7 +190,8 @@ class Backward {
       for (int64_t o = 0; o < g_.group_outputs; ++o) column.p[o * column.stride] = static_cast<T>(src[o * w.stride[0]]);
       return;
     }
-    for (int64_t o = 0; o < g_.group_outputs; ++o) load_row(column.p + o * column.stride, w, at + o * w.stride[0], 1, 1);
+    for (int64_t o = 0; o < g_.group_outputs; ++o)
+      load_row(column.p + o * column.stride, w, at + o * w.stride[0], 1, 1);
   }
 
   // [output][pixel] of one tile; rows of zeros fill it up for the microkernel.
@@ -248,8 +254,7 @@ class Backward {
       for (bool add = false; u < units && g_.unit_offset_group(unit + u) == offset_group; ++u, add = true) {
         if (sampled_)
           resample_unit(g_, s.input + u * plane, s.grad_input + u * plane, s.plans, rows, u, s.columns, s.sums, add);
-        else
-          sample_unit(g_, s.input + u * plane, s.plans, rows, u, s.columns);
+        else sample_unit(g_, s.input + u * plane, s.plans, rows, u, s.columns);
       }
       if (p_.grad_offset || p_.grad_mask) offset_gradient(s, image, offset_group, first, n, rows, partial);
     }
@@ -296,7 +301,8 @@ class Backward {
     const T* columns = s.columns;
     if (few_) {
       for (int64_t k = 0; k < used; k += kBlock)
-        transpose(s.columns + k * rows, rows, smaller<int64_t>(kBlock, used - k), rows, column_at(s.blocked, rows, k), kBlock);
+        transpose(s.columns + k * rows, rows, smaller<int64_t>(kBlock, used - k), rows, column_at(s.blocked, rows, k),
+                  kBlock);
       columns = s.blocked;
     }
     if (used < steps) clear_block_tail(const_cast<T*>(columns) + used / kBlock * rows * kBlock, rows, used % kBlock);

@@ -6,7 +6,7 @@
 namespace flexor::FLEXOR_ISA {
 namespace {
 
-constexpr int64_t kShared = 640 << 10;         // elements of packed weights, and again of packed input, at a time
+constexpr int64_t kShared = 640 << 10;        // elements of packed weights, and again of packed input, at a time
 constexpr int64_t kColumnsBytes = 256 << 10;  // of a tile's columns: half of a small second-level cache
 
 // A stretch of units of one convolution group: the steps of one product.
@@ -23,9 +23,10 @@ class Forward {
     out_vectors_ = ceil_div(g_.group_outputs, kLanes<T>);
     out_stride_ = out_vectors_ * kLanes<T>;
     row_unit_ = few_ ? kFewUnit : 1;
-    if (!few_) for_panels([&](int64_t, int nv) {
-      row_unit_ = row_unit_ == 1 || row_unit_ == kPanelRows[nv] ? kPanelRows[nv] : kRowUnit;
-    });
+    if (!few_)
+      for_panels([&](int64_t, int nv) {
+        row_unit_ = row_unit_ == 1 || row_unit_ == kPanelRows[nv] ? kPanelRows[nv] : kRowUnit;
+      });
     tile_ = few_ ? kFewTile : kTile;
     const int64_t plan_bytes = g_.taps * Plan<T>::kFields * static_cast<int64_t>(sizeof(T));
     while (tile_ > row_unit_ && tile_ * plan_bytes > kColumnsBytes) tile_ -= row_unit_;
@@ -52,7 +53,8 @@ class Forward {
       chunk_units_ = smaller(chunk, g_.units - first_unit_);
       if (!few_) pack_weights();
       else if (first_unit_ == 0) copy_weights();
-      for (int64_t image = 0; image < g_.batch; image += images) chunk_of_images(image, smaller(images, g_.batch - image));
+      for (int64_t image = 0; image < g_.batch; image += images)
+        chunk_of_images(image, smaller(images, g_.batch - image));
     }
   }
 
@@ -68,14 +70,12 @@ class Forward {
         for (int64_t i = 0; i < g_.pixels; ++i) out_.store(&bias_[o], n, o, i, 1);
   }
 
-  int64_t weight_copy_size() const {
-    return weights_in_place() ? 0 : g_.out_channels * g_.group_channels * g_.taps;
-  }
+  int64_t weight_copy_size() const { return weights_in_place() ? 0 : g_.out_channels * g_.group_channels * g_.taps; }
 
   bool weights_in_place() const {
     const TensorView& w = p_.weight;
-    return w.dtype == kOwnDType<T> && w.stride[3] == 1 && w.stride[2] == w.size[3] &&
-           w.stride[1] == g_.taps && w.stride[0] == g_.group_channels * g_.taps;
+    return w.dtype == kOwnDType<T> && w.stride[3] == 1 && w.stride[2] == w.size[3] && w.stride[1] == g_.taps &&
+           w.stride[0] == g_.group_channels * g_.taps;
   }
 
   void copy_weights() {
@@ -133,8 +133,8 @@ class Forward {
       for (int64_t o = 0; o < outputs; ++o)
         for (int64_t c = 0; c < n; ++c)
           for (int64_t i = 0; i < g_.kernel_h; i += tap_rows) {
-            const int64_t at = (run.group * g_.group_outputs + o0 + o) * w.stride[0] + (channel + c) * w.stride[1] +
-                               i * w.stride[2];
+            const int64_t at =
+                (run.group * g_.group_outputs + o0 + o) * w.stride[0] + (channel + c) * w.stride[1] + i * w.stride[2];
             pack_taps(dst + (i * g_.kernel_w * g_.lanes + c) * width + o, g_.lanes * width, at, tap_rows * g_.kernel_w);
           }
     });
@@ -236,7 +236,7 @@ class Forward {
       const int64_t height = (g_.group_outputs - o + slices - s - 1) / (slices - s);
       for (int64_t i = 0; i < rows; i += kFewUnit)
         gemm_tall<T>(static_cast<int>(height), steps, RowsA<T>{weights + o * row, row}, RowsB<T>{columns + i, rows},
-                  RowsC<T>{out + o * rows + i, rows}, u > 0);
+                     RowsC<T>{out + o * rows + i, rows}, u > 0);
       o += height;
     }
   }
@@ -245,7 +245,8 @@ class Forward {
     constexpr int64_t L = kLanes<T>;
     const bool add = run.unit % g_.group_units != 0;
     const int64_t o0 = run.group * g_.group_outputs;
-    if (!few_ && p_.output.dtype == kOwnDType<T> && p_.output.stride[1] == 1) return store_channels(run, image, first, n, out);
+    if (!few_ && p_.output.dtype == kOwnDType<T> && p_.output.stride[1] == 1)
+      return store_channels(run, image, first, n, out);
     T lines[L * kLine], previous[kLine];
     for (int64_t i = 0; i < n; i += kLine)
       for (int64_t o = 0; o < g_.group_outputs; o += L) {

@@ -33,12 +33,11 @@ template <class T>
 inline void sample_pixels(const T* source, int64_t row, const Plan<T>& plan, int64_t rows, T* column) {
   using V = Vec<T>;
   for (int64_t i = 0; i < rows; i += kLanes<T>) {
-    V v00, v01, v10, v11;
-    gather_pairs(source, plan.corner + i, &v00, &v01);
-    gather_pairs(source + row, plan.corner + i, &v10, &v11);
+    V v[4];
+    gather_corners(source, row, plan.corner + i, v);
     const T* w = plan.weights + i;
-    const V upper = load<V>(w) * v00 + load<V>(w + rows) * v01;
-    store(column + i, upper + (load<V>(w + 2 * rows) * v10 + load<V>(w + 3 * rows) * v11));
+    const V upper = load<V>(w) * v[0] + load<V>(w + rows) * v[1];
+    store(column + i, upper + (load<V>(w + 2 * rows) * v[2] + load<V>(w + 3 * rows) * v[3]));
   }
 }
 

@@ -87,8 +87,9 @@ void make_plan(const Geometry& g, const Plan<T>& plan, const T* base_y, const T*
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
     const T y = base_y[i] + tap_y + offset_y[i], x = base_x[i] + tap_x + offset_x[i];
-    const bool outside = kInclusive ? ((y < T(-1)) | (y >= height) | (x < T(-1)) | (x >= width))
-                                    : ((y <= T(-1)) | (y >= height) | (x <= T(-1)) | (x >= width));
+    const bool beyond = kInclusive ? ((y < T(-1)) | (y >= height) | (x < T(-1)) | (x >= width))
+                                   : ((y <= T(-1)) | (y >= height) | (x <= T(-1)) | (x >= width));
+    const bool outside = beyond & (y == y) & (x == x);
     const bool inside = (y >= T(-1)) & (y < height) & (x >= T(-1)) & (x < width);
     const T y0 = floor_of(y), x0 = floor_of(x);
     const T ly = outside ? T(0) : y - y0 + T(0) * x, lx = outside ? T(0) : x - x0 + T(0) * y;  // a NaN is both's

@@ -54,8 +54,8 @@ void forward(py::handle output, py::handle input, py::handle where, int mode, bo
 }
 
 template <bool kAffine>
-void backward(py::handle grad_output, py::handle input, py::handle where, py::handle grad_input,
-              py::handle grad_where, int mode, bool border) {
+void backward(py::handle grad_output, py::handle input, py::handle where, py::handle grad_input, py::handle grad_where,
+              int mode, bool border) {
   WarpParams p{kAffine, mode == 1, border, {}, {}, {}, {}, {}};
   p.input = view_tensor(input, "input");
   p.where = view_tensor(where, kAffine ? "inverse_matrix" : "flow");

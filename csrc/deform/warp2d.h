@@ -8,9 +8,9 @@ namespace flexor {
 
 struct WarpParams {
   bool affine, nearest, border;
-  TensorView input;   // [N, C, H, W]
-  TensorView where;   // flow [N, 2, oh, ow], (x, y); or matrix [N, 2, 3] from output to input pixels
-  TensorView output;  // [N, C, oh, ow]; the backward reads the gradient of the output here
+  TensorView input;                   // [N, C, H, W]
+  TensorView where;                   // flow [N, 2, oh, ow], (x, y); or matrix [N, 2, 3] from output to input pixels
+  TensorView output;                  // [N, C, oh, ow]; the backward reads the gradient of the output here
   TensorView grad_input, grad_where;  // each may be empty
 };
 

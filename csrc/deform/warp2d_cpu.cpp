@@ -10,6 +10,7 @@ namespace flexor::FLEXOR_ISA {
 namespace {
 
 constexpr int kTile = 384;
+constexpr int64_t kPlanes = 16, kBand = 32;
 
 struct Bf16 {
   uint16_t bits;
@@ -25,22 +26,37 @@ template <class Element, class T, class Index>
 class Warp {
  public:
   explicit Warp(const WarpParams& params)
-      : p_(params), out_(p_.output), height_(p_.input.size[2]), width_(p_.input.size[3]),
-        pixels_(p_.output.size[2] * p_.output.size[3]), tiles_(ceil_div(pixels_, kTile)) {}
+      : p_(params),
+        out_(p_.output),
+        height_(p_.input.size[2]),
+        width_(p_.input.size[3]),
+        pixels_(p_.output.size[2] * p_.output.size[3]),
+        tiles_(ceil_div(pixels_, kTile)) {}
 
   void forward() const {
-    parallel_for(p_.input.size[0] * tiles_, [&](int64_t task) {
-      Tile t(task / tiles_, task % tiles_ * kTile, pixels_);
-      plan(t);
-      if (p_.input.stride[1] == 1 && p_.output.stride[1] == 1 && sizeof(Element) == sizeof(T)) forward_channels(t);
-      else forward_planes(t);
+    if (p_.input.stride[1] == 1 && p_.output.stride[1] == 1 && kInPlace)
+      return parallel_for(p_.input.size[0] * tiles_, [&](int64_t task) {
+        Tile t(task / tiles_, task % tiles_ * kTile, pixels_);
+        plan(t);
+        forward_channels(t);
+      });
+    // A few planes at a time stay in the cache while the tiles of a band walk down them.
+    const int64_t groups = ceil_div(p_.input.size[1], kPlanes), bands = ceil_div(tiles_, kBand);
+    parallel_for(p_.input.size[0] * groups * bands, [&](int64_t task) {
+      const int64_t c = task / bands % groups * kPlanes, band = task % bands * kBand;
+      for (int64_t tile = band; tile < smaller(band + kBand, tiles_); ++tile) {
+        Tile t(task / bands / groups, tile * kTile, pixels_);
+        plan(t);
+        forward_planes(t, c, smaller(c + kPlanes, p_.input.size[1]));
+      }
     });
   }
 
   void backward() const {
     if (p_.grad_input) {
       const int64_t groups = ceil_div(p_.input.size[1], kChannels);
-      parallel_for(p_.input.size[0] * groups, [&](int64_t task) { grad_input(task / groups, task % groups * kChannels); });
+      parallel_for(p_.input.size[0] * groups,
+                   [&](int64_t task) { grad_input(task / groups, task % groups * kChannels); });
     }
     if (!p_.grad_where) return;
     const int64_t batch = p_.input.size[0];
@@ -120,21 +136,29 @@ class Warp {
     }
     const Index row = static_cast<Index>(p_.input.stride[2]), column = static_cast<Index>(p_.input.stride[3]);
     if (p_.nearest) return plan_nearest(t, height, width, row, column);
-    for (int64_t i = 0; i < t.n; ++i) {
-      const T y = finite(t.y[i]), x = finite(t.x[i]);
-      const T y0 = floor_of(y), x0 = floor_of(x), ly = y - y0 + T(0) * x, lx = x - x0 + T(0) * y;
-      t.ly[i] = ly, t.lx[i] = lx;
-      t.weight[0][i] = (T(1) - ly) * (T(1) - lx), t.weight[1][i] = (T(1) - ly) * lx;
-      t.weight[2][i] = ly * (T(1) - lx), t.weight[3][i] = ly * lx;
-      t.corner[0][i] = corner(y0, x0, height, width, row, column);
-      t.corner[1][i] = corner(y0, x0 + T(1), height, width, row, column);
-      t.corner[2][i] = corner(y0 + T(1), x0, height, width, row, column);
-      t.corner[3][i] = corner(y0 + T(1), x0 + T(1), height, width, row, column);
-    }
+    plan_bilinear(t.y, t.x, t.ly, t.lx, t.weight, t.corner, t.n, height, width, row, column);
     for (int64_t i = 0; i < t.n; i += L) {
       bool all = kPairs && column == 1 && i + L <= t.n;
       for (int64_t k = i; k < smaller(i + L, t.n); ++k) all &= (t.corner[0][k] | t.corner[3][k]) >= 0;
       t.interior[i / L] = all;
+    }
+  }
+
+  static void plan_bilinear(const T* ys, const T* xs, T* lys, T* lxs, T (*weight)[kTile], Index (*corners)[kTile],
+                            int64_t n, T height, T width, Index row, Index column) {
+    Index *c00 = corners[0], *c01 = corners[1], *c10 = corners[2], *c11 = corners[3];
+    T *w00 = weight[0], *w01 = weight[1], *w10 = weight[2], *w11 = weight[3];
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) {
+      const T y = finite(ys[i]), x = finite(xs[i]);
+      const T y0 = floor_of(y), x0 = floor_of(x), ly = y - y0 + T(0) * x, lx = x - x0 + T(0) * y;
+      lys[i] = ly, lxs[i] = lx;
+      w00[i] = (T(1) - ly) * (T(1) - lx), w01[i] = (T(1) - ly) * lx;
+      w10[i] = ly * (T(1) - lx), w11[i] = ly * lx;
+      c00[i] = corner(y0, x0, height, width, row, column);
+      c01[i] = corner(y0, x0 + T(1), height, width, row, column);
+      c10[i] = corner(y0 + T(1), x0, height, width, row, column);
+      c11[i] = corner(y0 + T(1), x0 + T(1), height, width, row, column);
     }
   }
 
@@ -167,8 +191,7 @@ class Warp {
       Vec<T> v[4];
       if constexpr (kPairs) {
         if (t.interior[i / L]) {
-          gather_pairs(plane, t.corner[0] + i, &v[0], &v[1]);
-          gather_pairs(plane + row, t.corner[0] + i, &v[2], &v[3]);
+          gather_corners(plane, row, t.corner[0] + i, v);
           visit(i, v[0], v[1], v[2], v[3]);
           continue;
         }
@@ -188,9 +211,9 @@ class Warp {
 
   bool no_input() const { return height_ == 0 || width_ == 0; }
 
-  void forward_planes(const Tile& t) const {
+  void forward_planes(const Tile& t, int64_t first, int64_t last) const {
     T line[kTile];
-    for (int64_t c = 0; c < p_.input.size[1]; ++c) {
+    for (int64_t c = first; c < last; ++c) {
       const Element* plane = input_at(t.image, c);
       if (no_input())
         for (int64_t i = 0; i < t.n; ++i) line[i] = T(0);

@@ -40,7 +40,7 @@ def info() -> Info:
     return Info(
         {
             "flexor": build["version"],
-            "built with": f"{build['compiler']}, OpenMP {build['openmp']}",
+            "built with": build["compiler"],
             "python": platform.python_version(),
             "torch": torch.__version__,
             "cpu features": list(_C.cpu_features()),
