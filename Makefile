@@ -87,6 +87,8 @@ define make_venv
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "flexor needs python3 3.10 or later"; exit 1; }
 $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
   echo "python3 has no venv module: apt install python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"; exit 1; }
+$(PYTHON) -c 'import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { \
+  echo "python3 has no C headers: apt install python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-dev"; exit 1; }
 test -x $(1)/bin/pip || $(PYTHON) -m venv $(1)
 $(1)/bin/pip install --quiet --upgrade "pip>=25.1"
 endef

@@ -40,6 +40,8 @@ void check(const DeformConv2dParams& p) {
   const int64_t oh = output_size(p.input.size[2], kh, p.stride_h, p.pad_h, p.dilation_h);
   const int64_t ow = output_size(p.input.size[3], kw, p.stride_w, p.pad_w, p.dilation_w);
   require(oh > 0 && ow > 0, "the output would be empty");
+  require(p.input.size[2] < (int64_t{1} << 31) / (p.input.size[3] + 2) - 3,
+          "input planes of 2^31 pixels or more need backend=\"reference\"");
   const int64_t taps = p.offset_groups * kh * kw;
   check_shape(p.weight, {o, c / p.groups, kh, kw}, "weight.shape[1] must be input.shape[1] / groups");
   check_shape(p.offset, {n, 2 * taps, oh, ow}, "offset must be (N, 2*offset_groups*kh*kw, out_h, out_w)");
