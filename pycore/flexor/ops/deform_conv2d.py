@@ -113,9 +113,7 @@ class _DeformConv2d(Operator):
 
     def cpu_backward(self, grads: Grads, *args: Any) -> None:
         grad_output, input, offset, weight, _, mask, stride, padding, dilation = args
-        _C.deform_conv2d_backward(
-            grad_output, input, offset, weight, mask, *grads, *stride, *padding, *dilation, 0, 0
-        )
+        _C.deform_conv2d_backward(grad_output, input, offset, weight, mask, *grads, *stride, *padding, *dilation, 0, 0)
 
     def triton_forward(self, *args: Any) -> Tensor:
         from ..kernels import deform_conv2d as kernel
