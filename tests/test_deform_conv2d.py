@@ -372,3 +372,10 @@ def test_sizes_that_no_machine_has():
     expanded = torch.zeros(1).expand(2**10, 1, 2**24, 2**24), torch.zeros(1).expand(2**10, 2, 2**24, 2**24)
     with pytest.raises(ValueError, match="more than a 64-bit size can hold"):
         ops.deform_conv2d(*expanded, torch.zeros(2**6, 1, 1, 1))
+
+
+def test_planes_past_int32_are_refused():
+    plane = torch.zeros(()).expand(1, 1, 65536, 32768)
+    weight, offset = torch.ones(1, 1, 1, 1), torch.zeros(1, 2, 2, 1)
+    with pytest.raises(ValueError, match=r"planes of 2\^31 pixels or more need backend"):
+        ops.deform_conv2d(plane, offset, weight, stride=(32768, 32768), backend="cpu")
