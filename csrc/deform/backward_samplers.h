@@ -28,11 +28,6 @@ FLEXOR_INLINE Vec<T, 4> sums_of_four(Vec<T, 4> a, Vec<T, 4> b, Vec<T, 4> c, Vec<
   return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 
-template <class T>
-FLEXOR_INLINE void add_to(T* p, T x) {
-  *p += x;
-}
-
 // Lanes are channels; sums [pixel][4].
 template <class T, int N>
 FLEXOR_INLINE void resample_lanes(const T* source, T* grad, int64_t row, const Plan<T>& plan, int64_t rows, T* column,
@@ -85,8 +80,8 @@ inline void resample_pixels(const T* source, T* grad, int64_t row, const Plan<T>
     store(spread[0], w00 * d), store(spread[1], w01 * d), store(spread[2], w10 * d), store(spread[3], w11 * d);
     for (int l = 0; l < L; ++l) {
       T* p = grad + corner[l];
-      add_to(p, spread[0][l]), add_to(p + 1, spread[1][l]);
-      add_to(p + row, spread[2][l]), add_to(p + row + 1, spread[3][l]);
+      p[0] += spread[0][l], p[1] += spread[1][l];
+      p[row] += spread[2][l], p[row + 1] += spread[3][l];
     }
   }
 }

@@ -35,7 +35,7 @@ void check(const DeformConv2dParams& p) {
           "stride, dilation and groups must be positive, padding not negative");
   const int64_t n = p.input.size[0], c = p.input.size[1], o = p.weight.size[0];
   const int64_t kh = p.weight.size[2], kw = p.weight.size[3];
-  require(kh > 0 && kw > 0 && c % p.groups == 0 && o % p.groups == 0 && c % p.offset_groups == 0,
+  require(kh > 0 && kw > 0 && c > 0 && c % p.groups == 0 && o % p.groups == 0 && c % p.offset_groups == 0,
           "groups must divide the channels");
   const int64_t oh = output_size(p.input.size[2], kh, p.stride_h, p.pad_h, p.dilation_h);
   const int64_t ow = output_size(p.input.size[3], kw, p.stride_w, p.pad_w, p.dilation_w);

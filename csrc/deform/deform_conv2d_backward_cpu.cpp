@@ -28,7 +28,7 @@ class Backward {
 
   void run() {
     if (p_.grad_bias) bias_gradient();
-    if (g_.channels == 0 || !(sampled_ || p_.grad_weight)) return;
+    if (!sampled_ && !p_.grad_weight) return;
     const int64_t weight_size = g_.out_channels * g_.group_channels * g_.taps;
     const int64_t weight_bytes = p_.grad_weight ? weight_size * static_cast<int64_t>(sizeof(T)) : 0;
     partial_size_ = split_ ? p_.offset_groups * g_.taps * 3 * g_.pixels : 0;
@@ -84,7 +84,7 @@ class Backward {
     const int64_t offset_units = g_.offset_group_channels / g_.segment * g_.segment_units;
     if (offset_units <= chunk_units_) chunk_units_ -= chunk_units_ % offset_units;
     group_chunks_ = ceil_div(g_.group_units, chunk_units_);
-    chunks_ = g_.channels == 0 ? 0 : p_.groups * group_chunks_;
+    chunks_ = p_.groups * group_chunks_;
     split_ =
         (p_.grad_offset || p_.grad_mask) && (chunk_units_ % offset_units != 0 || g_.group_units % offset_units != 0);
   }

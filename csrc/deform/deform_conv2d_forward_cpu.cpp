@@ -48,7 +48,6 @@ class Forward {
     bias_ = shared.as<T>(), weights_ = bias_ + bias_size, input_ = weights_ + weight_size;
     for (int64_t o = 0; o < g_.out_channels; ++o) bias_[o] = T(0);
     if (p_.bias) load_row(bias_, p_.bias, 0, p_.bias.stride[0], g_.out_channels);
-    if (g_.channels == 0) return fill_bias();
     for (first_unit_ = 0; first_unit_ < g_.units; first_unit_ += chunk) {
       chunk_units_ = smaller(chunk, g_.units - first_unit_);
       if (!few_) pack_weights();
@@ -62,13 +61,6 @@ class Forward {
   static constexpr int64_t kTile = 224;
   static constexpr int64_t kFewUnit = 3 * kLanes<T>;
   static constexpr int64_t kFewTile = kFewUnit * (768 / kFewUnit);
-
-  // Without input channels.
-  void fill_bias() {
-    for (int64_t n = 0; n < g_.batch; ++n)
-      for (int64_t o = 0; o < g_.out_channels; ++o)
-        for (int64_t i = 0; i < g_.pixels; ++i) out_.store(&bias_[o], n, o, i, 1);
-  }
 
   int64_t weight_copy_size() const { return weights_in_place() ? 0 : g_.out_channels * g_.group_channels * g_.taps; }
 
