@@ -66,3 +66,23 @@ def affine_warp2d_backward(
     mode: int,
     border: bool,
 ) -> None: ...
+def xcorr2d_forward(output: Tensor, input: Tensor, kernel: Tensor, pad_h: int, pad_w: int) -> None: ...
+def xcorr2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    kernel: Tensor,
+    grad_input: Tensor | None,
+    grad_kernel: Tensor | None,
+    pad_h: int,
+    pad_w: int,
+) -> None: ...
+def xcorr2d_depthwise_forward(output: Tensor, input: Tensor, kernel: Tensor, pad_h: int, pad_w: int) -> None: ...
+def xcorr2d_depthwise_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    kernel: Tensor,
+    grad_input: Tensor | None,
+    grad_kernel: Tensor | None,
+    pad_h: int,
+    pad_w: int,
+) -> None: ...

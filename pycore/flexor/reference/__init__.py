@@ -3,5 +3,6 @@
 
 from .deform_conv2d import deform_conv2d
 from .warp2d import affine_warp2d, warp2d
+from .xcorr2d import xcorr2d, xcorr2d_depthwise
 
-__all__ = ["affine_warp2d", "deform_conv2d", "warp2d"]
+__all__ = ["affine_warp2d", "deform_conv2d", "warp2d", "xcorr2d", "xcorr2d_depthwise"]
