@@ -187,3 +187,16 @@ def strides(tensor: torch.Tensor | None) -> tuple[int, ...]:
 def on_device(tensor: torch.Tensor) -> contextlib.AbstractContextManager[object]:
     """Launches go to the current device, which need not be the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+
+
+def check_supported(name: str, input: torch.Tensor) -> None:
+    if input.dtype == torch.float64 and torch.version.hip is not None:
+        raise NotImplementedError(
+            f"{name}: float64 has no Triton kernel on AMD GPUs; use backend='reference' or float32"
+        )
+
+
+def checked_grid(name: str, programs: int) -> tuple[int]:
+    if programs >= INT32_LIMIT:
+        raise ValueError(f"{name}: the launch needs {programs} programs, at most {INT32_LIMIT - 1} are possible")
+    return (programs,)

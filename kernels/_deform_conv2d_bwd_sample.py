@@ -14,6 +14,7 @@ from ._common import (
     bilinear_cell,
     cell_corners,
     cell_weights,
+    checked_grid,
     compute_type,
     index_type,
     largest_finite,
@@ -27,17 +28,8 @@ from ._common import (
     strides,
     zeros_tile,
 )
-from ._deform_conv2d_shared import (
-    Lanes,
-    Shape,
-    checked_grid,
-    dot_precision,
-    on_lanes,
-    pack_weight,
-    pair_lanes,
-    sample_position,
-    uses_tensor_cores,
-)
+from ._deform_conv2d_shared import Shape, pack_weight, sample_position
+from ._gemm import Lanes, dot_precision, on_lanes, pair_lanes, uses_tensor_cores
 
 
 @triton.jit
@@ -294,8 +286,9 @@ def sample_gradients(
         pair_blocks = triton.cdiv(unit_pairs, tile.PAIRS)
         packed = pack_weight(weight, shape)
         accumulator = gradient.sum if gradient else None
+        programs = shape.batch * units * pair_blocks * m_blocks
         with on_device(input):
-            deform_conv2d_bwd_sample_kernel[checked_grid(shape.batch * units * pair_blocks * m_blocks)](
+            deform_conv2d_bwd_sample_kernel[checked_grid("deform_conv2d", programs)](
                 accumulator, strides(accumulator),
                 gradient.scale if gradient else None,
                 grad_offset, strides(grad_offset),

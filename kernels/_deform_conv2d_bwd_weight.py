@@ -13,6 +13,7 @@ from ._common import (
     bilinear_cell,
     cell_corners,
     cell_weights,
+    checked_grid,
     compute_type,
     index_type,
     load_corners,
@@ -23,16 +24,8 @@ from ._common import (
     pixel_block,
     strides,
 )
-from ._deform_conv2d_shared import (
-    BUSY_GRID,
-    Lanes,
-    Shape,
-    checked_grid,
-    dot_precision,
-    on_lanes,
-    pair_lanes,
-    sample_position,
-)
+from ._deform_conv2d_shared import Shape, sample_position
+from ._gemm import BUSY_GRID, Lanes, dot_precision, on_lanes, pair_lanes
 
 
 @triton.jit
@@ -180,7 +173,7 @@ def weight_gradient(
     compute = torch.float64 if input.dtype == torch.float64 else torch.float32
     partial = input.new_empty(splits, shape.channels, shape.taps, shape.group_outputs, dtype=compute)
     with on_device(input):
-        deform_conv2d_bwd_weight_kernel[checked_grid(tiles * splits)](
+        deform_conv2d_bwd_weight_kernel[checked_grid("deform_conv2d", tiles * splits)](
             partial,
             grad_output, grad_output.stride(),
             input, input.stride(),

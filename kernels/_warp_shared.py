@@ -17,11 +17,11 @@ import triton
 import triton.language as tl
 
 from ._common import (
-    INT32_LIMIT,
     ImageGradient,
     bilinear_cell,
     cell_corners,
     cell_weights,
+    checked_grid,
     compute_type,
     index_type,
     largest_finite,
@@ -262,12 +262,6 @@ def check_mode(name: str, input: torch.Tensor, mode: str, padding_mode: str) -> 
     return {"NEAREST": mode == "nearest", "BORDER": padding_mode == "border"}
 
 
-def grid_of(name: str, programs: int) -> tuple[int]:
-    if programs >= INT32_LIMIT:
-        raise ValueError(f"{name}: the launch needs {programs} programs, at most {INT32_LIMIT - 1} are possible")
-    return (programs,)
-
-
 def warp_forward(
     name: str,
     input: torch.Tensor,
@@ -290,7 +284,7 @@ def warp_forward(
     m_blocks = triton.cdiv(size[0] * size[1], tile["BLOCK_M"])
     c_blocks = triton.cdiv(channels, tile["BLOCK_C"])
     with on_device(input):
-        warp_fwd_kernel[grid_of(name, batch * m_blocks * c_blocks)](
+        warp_fwd_kernel[checked_grid(name, batch * m_blocks * c_blocks)](
             output, output.stride(),
             input, input.stride(),
             flow, strides(flow),
@@ -340,7 +334,7 @@ def warp_backward(
         partial = matrix.new_zeros(batch, m_blocks, 2, 3)
     if launch and (needs[0] or moves):
         with on_device(input):
-            warp_bwd_kernel[grid_of(name, batch * m_blocks)](
+            warp_bwd_kernel[checked_grid(name, batch * m_blocks)](
                 accumulator, strides(accumulator), gradient.scale if gradient else None,
                 grad_flow if moves else None, strides(grad_flow),
                 partial if moves else None,

@@ -31,6 +31,8 @@ from ._common import (
     bilinear_cell,
     cell_corners,
     cell_weights,
+    check_supported,
+    checked_grid,
     compute_type,
     index_type,
     load_corners,
@@ -45,19 +47,8 @@ from ._common import (
 )
 from ._deform_conv2d_bwd_sample import sample_gradients
 from ._deform_conv2d_bwd_weight import weight_gradient
-from ._deform_conv2d_shared import (
-    BUSY_GRID,
-    Lanes,
-    Shape,
-    check_supported,
-    checked_grid,
-    dot_precision,
-    on_lanes,
-    pack_weight,
-    pair_lanes,
-    sample_position,
-    uses_tensor_cores,
-)
+from ._deform_conv2d_shared import Shape, pack_weight, sample_position
+from ._gemm import BUSY_GRID, Lanes, dot_precision, on_lanes, pair_lanes, uses_tensor_cores
 
 
 @triton.jit
@@ -204,7 +195,7 @@ def forward(
     offset_groups: int,
 ) -> torch.Tensor:
     """Output (batch, outputs, output_height, output_width) in the input's dtype and memory format."""
-    check_supported(input)
+    check_supported("deform_conv2d", input)
     shape = Shape.of(input, offset, weight, groups, offset_groups)
     output = torch.empty(
         (shape.batch, shape.outputs, shape.output_height, shape.output_width),
@@ -219,7 +210,7 @@ def forward(
     m_blocks = triton.cdiv(shape.pixels, tile.BLOCK_M)
     n_blocks = triton.cdiv(shape.group_outputs, tile.BLOCK_N)
     with on_device(input):
-        deform_conv2d_fwd_kernel[checked_grid(shape.batch * groups * m_blocks * n_blocks)](
+        deform_conv2d_fwd_kernel[checked_grid("deform_conv2d", shape.batch * groups * m_blocks * n_blocks)](
             output, output.stride(),
             input, input.stride(),
             offset, offset.stride(),
@@ -258,7 +249,7 @@ def backward(
     deterministic: bool,
 ) -> tuple[torch.Tensor | None, ...]:
     """Gradients of (input, offset, weight, bias, mask) in their dtypes, None where `needs` is false."""
-    check_supported(input)
+    check_supported("deform_conv2d", input)
     shape = Shape.of(input, offset, weight, groups, offset_groups)
     geometry = (stride, padding, dilation, shape)
     needs_input, needs_offset, needs_weight, needs_bias, needs_mask = needs

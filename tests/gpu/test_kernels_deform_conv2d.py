@@ -302,10 +302,10 @@ def test_tf32_where_torch_allows_it(tf32_allowed):
 
 
 def test_grid_too_large():
-    from flexor.kernels._deform_conv2d_shared import checked_grid
+    from flexor.kernels._common import checked_grid
 
-    with pytest.raises(ValueError, match="the launch needs 2147483648 programs"):
-        checked_grid(2**31)
+    with pytest.raises(ValueError, match="deform_conv2d: the launch needs 2147483648 programs"):
+        checked_grid("deform_conv2d", 2**31)
 
 
 def test_float64_on_amd(monkeypatch):
