@@ -2,7 +2,8 @@
 """Plain PyTorch twins of the ops: readable, differentiable to any order, and slow."""
 
 from .deform_conv2d import deform_conv2d
+from .odconv2d import odconv1d, odconv2d
 from .warp2d import affine_warp2d, warp2d
 from .xcorr2d import xcorr2d, xcorr2d_depthwise
 
-__all__ = ["affine_warp2d", "deform_conv2d", "warp2d", "xcorr2d", "xcorr2d_depthwise"]
+__all__ = ["affine_warp2d", "deform_conv2d", "odconv1d", "odconv2d", "warp2d", "xcorr2d", "xcorr2d_depthwise"]
