@@ -77,5 +77,5 @@ class MatchingOperator(Operator):
 
     def autocast(self, dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
         """Both in low precision, as a convolution's; float64 stays."""
-        input, kernel, padding = args
-        return args if input.dtype == torch.float64 else (input.to(dtype), kernel.to(dtype), padding)
+        input, kernel, *params = args
+        return args if input.dtype == torch.float64 else (input.to(dtype), kernel.to(dtype), *params)
