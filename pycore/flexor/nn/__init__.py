@@ -2,17 +2,28 @@
 """Modules that hold the parameters of the ops."""
 
 from .deform_conv2d import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d, ModulatedDeformConv2dPack
+from .grid_conv import DGridConv, GridAttention, GridConv, LearnableGridAssignment
 from .matching import DepthwiseRPN, DepthwiseXCorr, DynamicKernelMatching, MultiRPN, UPChannelRPN, XCorr
+from .odconv2d import ODConv1d, ODConv2d, annealed_temperature, fuse_odconv_bn_eval, update_temperature
 
 __all__ = [
+    "DGridConv",
     "DeformConv2d",
     "DeformConv2dPack",
     "DepthwiseRPN",
     "DepthwiseXCorr",
     "DynamicKernelMatching",
+    "GridAttention",
+    "GridConv",
+    "LearnableGridAssignment",
     "ModulatedDeformConv2d",
     "ModulatedDeformConv2dPack",
     "MultiRPN",
+    "ODConv1d",
+    "ODConv2d",
     "UPChannelRPN",
     "XCorr",
+    "annealed_temperature",
+    "fuse_odconv_bn_eval",
+    "update_temperature",
 ]

@@ -3,9 +3,22 @@
 
 from .affine_warp2d import affine_warp2d
 from .deform_conv2d import deform_conv2d
+from .grid_conv import grid_conv
 from .odconv2d import odconv1d, odconv2d
+from .semantic_grid_transform import inverse_semantic_grid_transform, semantic_grid_transform
 from .warp2d import warp2d
 from .xcorr2d import xcorr2d
 from .xcorr2d_depthwise import xcorr2d_depthwise
 
-__all__ = ["affine_warp2d", "deform_conv2d", "odconv1d", "odconv2d", "warp2d", "xcorr2d", "xcorr2d_depthwise"]
+__all__ = [
+    "affine_warp2d",
+    "deform_conv2d",
+    "grid_conv",
+    "inverse_semantic_grid_transform",
+    "odconv1d",
+    "odconv2d",
+    "semantic_grid_transform",
+    "warp2d",
+    "xcorr2d",
+    "xcorr2d_depthwise",
+]

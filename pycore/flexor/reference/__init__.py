@@ -2,8 +2,18 @@
 """Plain PyTorch twins of the ops: readable, differentiable to any order, and slow."""
 
 from .deform_conv2d import deform_conv2d
+from .grid_conv import grid_conv
 from .odconv2d import odconv1d, odconv2d
 from .warp2d import affine_warp2d, warp2d
 from .xcorr2d import xcorr2d, xcorr2d_depthwise
 
-__all__ = ["affine_warp2d", "deform_conv2d", "odconv1d", "odconv2d", "warp2d", "xcorr2d", "xcorr2d_depthwise"]
+__all__ = [
+    "affine_warp2d",
+    "deform_conv2d",
+    "grid_conv",
+    "odconv1d",
+    "odconv2d",
+    "warp2d",
+    "xcorr2d",
+    "xcorr2d_depthwise",
+]

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grid convolution in plain PyTorch: the oracle, the last resort, and the second derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .bilinear import compute_dtype
+
+Size = tuple[int, int]
+
+
+def grid_conv(
+    input: Tensor,
+    weight1: Tensor,
+    weight2: Tensor | None = None,
+    bias1: Tensor | None = None,
+    bias2: Tensor | None = None,
+    attention: Tensor | None = None,
+    borders: str = "cr",
+) -> Tensor:
+    """Convolves a grid of any size with one kernel a border; see `flexor.ops.grid_conv`, whose twin this is."""
+    dtype = compute_dtype(input)
+    output = None
+    for weight, (index, inside) in _branches(input, weight1, weight2, borders):
+        columns = _modulated(_read(input.to(dtype), index, inside), attention)
+        product = weight.to(dtype).flatten(1) @ columns.flatten(1, 2)
+        output = product if output is None else output + product
+    for bias in (bias1, bias2):
+        if bias is not None:
+            output = output + bias.to(dtype)[:, None]
+    return output.reshape(input.shape[0], weight1.shape[0], *input.shape[2:]).to(input.dtype)
+
+
+def grid_conv_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight1: Tensor,
+    weight2: Tensor | None,
+    bias1: Tensor | None,
+    bias2: Tensor | None,
+    attention: Tensor | None,
+    borders: str,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of `grid_conv` for its six tensors, written out so that they differentiate."""
+    dtype = compute_dtype(input)
+    grad, image = grad_output.to(dtype).flatten(2), input.to(dtype)
+    grad_image, grad_attention, grad_weights = torch.zeros_like(image).flatten(2), 0, []
+    for weight, (index, inside) in _branches(input, weight1, weight2, borders):
+        columns = _read(image, index, inside)
+        grad_columns = (weight.to(dtype).flatten(1).mT @ grad).reshape(columns.shape)
+        grad_attention = grad_attention + (grad_columns * columns).sum(1)
+        grad_read = _modulated(grad_columns, attention).flatten(2).masked_fill(~inside, 0)
+        grad_image = grad_image.index_add(2, index, grad_read)
+        grad_weight = (grad @ _modulated(columns, attention).flatten(1, 2).mT).sum(0)
+        grad_weights.append(grad_weight.reshape(weight.shape).to(weight.dtype))
+    grad_biases = [None if bias is None else grad.sum((0, 2)).to(bias.dtype) for bias in (bias1, bias2)]
+    return (
+        grad_image.reshape(input.shape).to(input.dtype),
+        grad_weights[0],
+        grad_weights[1] if weight2 is not None else None,
+        *grad_biases,
+        None if attention is None else grad_attention.reshape(attention.shape).to(attention.dtype),
+    )
+
+
+def _branches(
+    input: Tensor, weight1: Tensor, weight2: Tensor | None, borders: str
+) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
+    """Each weight with the cells that its taps read."""
+    weights = [weight1] if weight2 is None else [weight1, weight2]
+    for weight, border in zip(weights, borders, strict=True):
+        yield weight, _cells(input, weight.shape[2:], border)
+
+
+def _cells(input: Tensor, kernel: Size, border: str) -> tuple[Tensor, Tensor]:
+    """What every tap of every cell reads: an index into the flattened grid, and whether it is on the grid."""
+    h, w = input.shape[2:]
+    (row, row_inside), (column, column_inside) = (
+        _line(size, taps, border, input.device) for size, taps in zip((h, w), kernel, strict=True)
+    )
+    index = row[:, None, :, None] * w + column[:, None, :]  # [kh, kw, h, w]
+    inside = row_inside[:, None, :, None] & column_inside[:, None, :]
+    return index.flatten(), inside.flatten()
+
+
+def _line(size: int, taps: int, border: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The same along one axis: [taps, size]."""
+    cell = torch.arange(size, device=device) + torch.arange(taps, device=device)[:, None] - taps // 2
+    if border == "c":
+        cell = cell % size
+    inside = (cell >= 0) & (cell < size) if border == "z" else torch.ones_like(cell, dtype=torch.bool)
+    return cell.clamp(0, size - 1), inside
+
+
+def _read(image: Tensor, index: Tensor, inside: Tensor) -> Tensor:
+    """Columns [B, C, kh*kw, h*w], zero where a tap leaves the grid."""
+    columns = image.flatten(2).index_select(2, index).masked_fill(~inside, 0)
+    return columns.unflatten(2, (-1, image.shape[2] * image.shape[3]))
+
+
+def _modulated(columns: Tensor, attention: Tensor | None) -> Tensor:
+    return columns if attention is None else columns * attention.to(columns.dtype).flatten(2)[:, None]
