@@ -38,7 +38,7 @@ def zeros_tile(PIXELS: tl.constexpr, CHANNELS: tl.constexpr, PIXEL_AXIS: tl.cons
 @triton.jit
 def pixel_block(block, pixels, width, INDEX: tl.constexpr, BLOCK_M: tl.constexpr):
     """Row, column and validity of the pixels of one block; pixels past the end become pixel 0."""
-    pixel = block.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
+    pixel = tl.cast(block, INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
     valid = pixel < pixels
     pixel = tl.where(valid, pixel, 0)
     return pixel // width, pixel % width, valid
