@@ -7,10 +7,11 @@ import copy
 import os
 import pickle
 import re
+import struct
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 
@@ -172,7 +173,8 @@ def load_official(model: GridLifter, path: str | os.PathLike[str], temperature: 
         github.com/OSVAI/GridConv, tool/log.py.
     """
     try:
-        with torch.serialization.safe_globals(_INERT):
+        with torch.serialization.safe_globals(_INERT), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "pickle_load_args")  # of the encoding, which it does use
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
     except (pickle.UnpicklingError, EOFError) as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -190,23 +192,30 @@ def load_official(model: GridLifter, path: str | os.PathLike[str], temperature: 
 class _Dropped:
     """Stands for a pickled object that is not wanted."""
 
-    def __setstate__(self, state: Any) -> None:
+    def __init__(self, *_: Any) -> None:
         pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def _number(_: Any, data: str | bytes) -> float:
+    """NumPy's float64, whose bytes Python 2 pickled as text."""
+    return struct.unpack("<d", data.encode("latin1") if isinstance(data, str) else data)[0]
 
 
 def _plain_dict(*_: Any) -> dict:
     return {}
 
 
-# What the optimizer and NumPy's numbers are pickled by, as Python 2 and 3 call it, and what is called instead.
+# What is called in place of what the optimizer and the error were pickled by.
 _INERT = [
-    (_Dropped, "torch.optim.adam.Adam"),
+    dict,
     (_plain_dict, "collections.defaultdict"),
-    (dict, "__builtin__.dict"),
-    (numpy.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
-    (numpy.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
-    (numpy.dtype, "numpy.dtype"),
-    *(type(numpy.dtype(kind)) for kind in ("f4", "f8")),
+    (_Dropped, "torch.optim.adam.Adam"),
+    (_Dropped, "numpy.dtype"),
+    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy._core.multiarray.scalar"),
 ]
 
 

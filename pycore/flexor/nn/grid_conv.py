@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import grid_conv
+from ._attention import OneValueBatchNorm2d
 
 Branches = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
@@ -139,7 +140,7 @@ class GridAttention(nn.Module):
 
         attention = sigmoid(position_fc(relu(bn(fc(mean of input over cells)))) / temperature)
 
-    A single sample in training, which has no variance, is normalised by the running statistics.
+    A single sample in training has no variance: the running statistics serve, where the published layer raises.
 
     Args:
         in_channels: channels of the convolution's input.
@@ -167,7 +168,7 @@ class GridAttention(nn.Module):
         hidden = max(int(in_channels * ratio), min_channels)
         self.shape = (kernel_size**2, *grid_shape)
         self.fc = nn.Conv2d(in_channels, hidden, 1, bias=False)
-        self.bn = nn.BatchNorm2d(hidden)
+        self.bn = OneValueBatchNorm2d(hidden)
         self.position_fc = nn.Conv2d(hidden, math.prod(self.shape), 1)
         for conv in (self.fc, self.position_fc):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
@@ -178,15 +179,9 @@ class GridAttention(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         hidden = F.linear(input.mean((2, 3)), self.fc.weight.flatten(1), self.fc.bias)
-        hidden = self._normalized(hidden[:, :, None, None]).flatten(1).relu()
+        hidden = self.bn(hidden[:, :, None, None]).flatten(1).relu()
         logits = F.linear(hidden, self.position_fc.weight.flatten(1), self.position_fc.bias)
         return (logits / self.temperature).sigmoid().unflatten(1, self.shape)
-
-    def _normalized(self, hidden: Tensor) -> Tensor:
-        bn = self.bn
-        if bn.training and hidden.shape[0] == 1:
-            return F.batch_norm(hidden, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
-        return bn(hidden)
 
 
 class LearnableGridAssignment(nn.Module):

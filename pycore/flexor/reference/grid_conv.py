@@ -26,7 +26,7 @@ def grid_conv(
     dtype = compute_dtype(input)
     output = None
     for weight, (index, inside) in _branches(input, weight1, weight2, borders):
-        columns = _modulated(_read(input.to(dtype), index, inside), attention)
+        columns = _modulated(_read(input.to(dtype), index), attention, inside)
         product = weight.to(dtype).flatten(1) @ columns.flatten(1, 2)
         output = product if output is None else output + product
     for bias in (bias1, bias2):
@@ -50,12 +50,11 @@ def grid_conv_backward(
     grad, image = grad_output.to(dtype).flatten(2), input.to(dtype)
     grad_image, grad_attention, grad_weights = torch.zeros_like(image).flatten(2), 0, []
     for weight, (index, inside) in _branches(input, weight1, weight2, borders):
-        columns = _read(image, index, inside)
+        columns = _read(image, index)
         grad_columns = (weight.to(dtype).flatten(1).mT @ grad).reshape(columns.shape)
-        grad_attention = grad_attention + (grad_columns * columns).sum(1)
-        grad_read = _modulated(grad_columns, attention).flatten(2).masked_fill(~inside, 0)
-        grad_image = grad_image.index_add(2, index, grad_read)
-        grad_weight = (grad @ _modulated(columns, attention).flatten(1, 2).mT).sum(0)
+        grad_attention = grad_attention + (grad_columns * columns).masked_fill(~inside, 0).sum(1)
+        grad_image = grad_image.index_add(2, index.flatten(), _modulated(grad_columns, attention, inside).flatten(2))
+        grad_weight = (grad @ _modulated(columns, attention, inside).flatten(1, 2).mT).sum(0)
         grad_weights.append(grad_weight.reshape(weight.shape).to(weight.dtype))
     grad_biases = [None if bias is None else grad.sum((0, 2)).to(bias.dtype) for bias in (bias1, bias2)]
     return (
@@ -77,14 +76,14 @@ def _branches(
 
 
 def _cells(input: Tensor, kernel: Size, border: str) -> tuple[Tensor, Tensor]:
-    """What every tap of every cell reads: an index into the flattened grid, and whether it is on the grid."""
+    """What each tap of each cell reads, [kh*kw, h*w]: an index into the flattened grid, and whether it is on it."""
     h, w = input.shape[2:]
     (row, row_inside), (column, column_inside) = (
         _line(size, taps, border, input.device) for size, taps in zip((h, w), kernel, strict=True)
     )
     index = row[:, None, :, None] * w + column[:, None, :]  # [kh, kw, h, w]
     inside = row_inside[:, None, :, None] & column_inside[:, None, :]
-    return index.flatten(), inside.flatten()
+    return index.reshape(-1, h * w), inside.reshape(-1, h * w)
 
 
 def _line(size: int, taps: int, border: str, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -96,11 +95,13 @@ def _line(size: int, taps: int, border: str, device: torch.device) -> tuple[Tens
     return cell.clamp(0, size - 1), inside
 
 
-def _read(image: Tensor, index: Tensor, inside: Tensor) -> Tensor:
-    """Columns [B, C, kh*kw, h*w], zero where a tap leaves the grid."""
-    columns = image.flatten(2).index_select(2, index).masked_fill(~inside, 0)
-    return columns.unflatten(2, (-1, image.shape[2] * image.shape[3]))
+def _read(image: Tensor, index: Tensor) -> Tensor:
+    """Columns [B, C, kh*kw, h*w]."""
+    return image.flatten(2).index_select(2, index.flatten()).unflatten(2, index.shape)
 
 
-def _modulated(columns: Tensor, attention: Tensor | None) -> Tensor:
-    return columns if attention is None else columns * attention.to(columns.dtype).flatten(2)[:, None]
+def _modulated(columns: Tensor, attention: Tensor | None, inside: Tensor) -> Tensor:
+    """Columns under the attention, zero where a tap leaves the grid, whatever the attention is there."""
+    if attention is not None:
+        columns = columns * attention.to(columns.dtype).flatten(2)[:, None]
+    return columns.masked_fill(~inside, 0)
