@@ -13,6 +13,7 @@ namespace py = pybind11;
 
 namespace flexor {
 void register_deform(py::module_& m);
+void register_grid(py::module_& m);
 void register_warp(py::module_& m);
 }  // namespace flexor
 
@@ -34,5 +35,6 @@ PYBIND11_MODULE(_C, m) {
     return info;
   });
   register_deform(m);
+  register_grid(m);
   register_warp(m);
 }

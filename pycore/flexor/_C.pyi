@@ -86,3 +86,27 @@ def xcorr2d_depthwise_backward(
     pad_h: int,
     pad_w: int,
 ) -> None: ...
+def grid_conv_forward(
+    output: Tensor,
+    input: Tensor,
+    weight1: Tensor,
+    weight2: Tensor | None,
+    bias1: Tensor | None,
+    bias2: Tensor | None,
+    attention: Tensor | None,
+    borders: str,
+) -> None: ...
+def grid_conv_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight1: Tensor,
+    weight2: Tensor | None,
+    attention: Tensor | None,
+    grad_input: Tensor | None,
+    grad_weight1: Tensor | None,
+    grad_weight2: Tensor | None,
+    grad_bias1: Tensor | None,
+    grad_bias2: Tensor | None,
+    grad_attention: Tensor | None,
+    borders: str,
+) -> None: ...
