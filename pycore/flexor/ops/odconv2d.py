@@ -72,10 +72,10 @@ def odconv2d(
     if type(stride) is not tuple or type(padding) is not tuple or type(dilation) is not tuple:
         stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
     attentions = (
-        _flat(channel_attention, (1, 1)),
-        _flat(filter_attention, (1, 1)),
+        _flat("channel_attention", channel_attention, (1, 1)),
+        _flat("filter_attention", filter_attention, (1, 1)),
         _flat_spatial(spatial_attention, weight),
-        _flat(kernel_attention, (1, 1, 1, 1)),
+        _flat("kernel_attention", kernel_attention, (1, 1, 1, 1)),
     )
     return _operator((input, weight, *attentions), (stride, padding, dilation, groups), backend)
 
@@ -130,18 +130,21 @@ def _pair(value: Any) -> tuple[int, int]:
     return tuple(value) if isinstance(value, Sequence) else (value, value)
 
 
-def _flat(attention: Any, ones: tuple[int, ...]) -> Any:
-    """[B, _] from the official view [B, _, *ones]; what is no such view is left for `check` to judge."""
-    if attention is None or not isinstance(attention, Tensor) or attention.dim() == 2 or attention.shape[2:] != ones:
+def _flat(name: str, attention: Any, ones: tuple[int, ...]) -> Tensor | None:
+    """[B, _] from the official view [B, _, *ones]; a tensor that is no such view is left for `check` to judge."""
+    if attention is None:
+        return None
+    if not isinstance(attention, Tensor):
+        raise TypeError(f"{_NAME}: {name} must be a tensor or None, got {type(attention).__name__}")
+    return attention.flatten(1) if attention.dim() > 2 and attention.shape[2:] == ones else attention
+
+
+def _flat_spatial(attention: Any, weight: Tensor) -> Tensor | None:
+    """[B, kh*kw] from the official view [B, 1, 1, 1, kh, kw]."""
+    attention = _flat("spatial_attention", attention, ())
+    if attention is None or attention.dim() != 6 or attention.shape[1:] != (1, 1, 1, *weight.shape[3:]):
         return attention
     return attention.flatten(1)
-
-
-def _flat_spatial(attention: Any, weight: Tensor) -> Any:
-    """[B, kh*kw] from the official view [B, 1, 1, 1, kh, kw]."""
-    if attention is None or not isinstance(attention, Tensor) or attention.dim() != 6:
-        return attention
-    return attention.flatten(1) if attention.shape[1:] == (1, 1, 1, *weight.shape[3:]) else attention
 
 
 class _ODConv2d(Operator):
@@ -262,11 +265,10 @@ def _check_tensors(
     for name, (value, layouts) in attentions.items():
         if value is None:
             continue
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{_NAME}: {name} must be a tensor or None, got {type(value).__name__}")
-        if value.layout != torch.strided or value.dim() != 2:
-            kind = f" in {value.layout}" if value.layout != torch.strided else ""
-            raise ValueError(f"{_NAME}: {name} must be {layouts}, got {tuple(value.shape)}{kind}")
+        if value.layout != torch.strided:
+            raise TypeError(f"{_NAME}: {name} must be a strided tensor, got {value.layout}")
+        if value.dim() != 2:
+            raise ValueError(f"{_NAME}: {name} must be {layouts}, got {tuple(value.shape)}")
         _check.same_dtype(_NAME, name, value, input, or_float32=True)
     named = {name: value for name, (value, _) in attentions.items()}
     _check.same_device(_NAME, input=input, weight=weight, **named)
