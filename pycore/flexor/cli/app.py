@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `flexor` command: info, align, bench."""
+"""The `flexor` command: info, align, bench; lift is in lift.py."""
 
 import json
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from .failure import fail
+from .lift import lift_app
 
 app = typer.Typer(
     help="Compiled kernels for the convolutions that bend: what they are, what they do, how fast they are.",
@@ -15,13 +18,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+app.add_typer(lift_app, name="lift")
 
 QUICK_ITERATIONS, QUICK_SIZE = 30, 320
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"flexor: {message}", err=True)
-    raise typer.Exit(2)
 
 
 @app.command()
@@ -85,15 +84,15 @@ def align(
     if threads is not None:
         torch.set_num_threads(threads)
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        _fail(f"--device {device}: this torch ({torch.__version__}) has only cpu here")
+        fail(f"--device {device}: this torch ({torch.__version__}) has only cpu here")
     if out.exists() and not out.is_dir():
-        _fail(f"{out}: exists and is not a folder")
+        fail(f"{out}: exists and is not a folder")
 
     pair: list[Frame]
     try:
         if video is not None:
             if key is not None:
-                _fail("give either two images or --video, not both")
+                fail("give either two images or --video, not both")
             indices = parse_frames(frames)
             pair = read_video(video, indices)
             names = [f"{video.name}[{index}]" for index in indices]
@@ -101,20 +100,20 @@ def align(
             pair = [read_image(key), read_image(neighbour)]
             names = [key.name, neighbour.name]
         else:
-            _fail("give two images, or --video CLIP --frames KEY,NEIGHBOUR; see flexor align --help")
+            fail("give two images, or --video CLIP --frames KEY,NEIGHBOUR; see flexor align --help")
         sizes = [f"{frame.shape[1]}x{frame.shape[0]}" for frame in pair]
         if sizes[0] != sizes[1]:
-            _fail(f"{names[0]} is {sizes[0]} but {names[1]} is {sizes[1]}: the frames must have one size")
+            fail(f"{names[0]} is {sizes[0]} but {names[1]} is {sizes[1]}: the frames must have one size")
         pair = [fit(frame, max_size or (QUICK_SIZE if quick else 640)) for frame in pair]
         if min(pair[0].shape[:2]) < command.SMALLEST:
-            _fail(f"{names[0]} is {sizes[0]}: the shorter side must keep at least {command.SMALLEST} pixels")
+            fail(f"{names[0]} is {sizes[0]}: the shorter side must keep at least {command.SMALLEST} pixels")
         settings = AlignSettings(
             iterations=iterations or (QUICK_ITERATIONS if quick else 80), smoothness=smoothness, seed=seed
         )
         console = Console()
         report = command.run(command.Job(pair[0], pair[1], names[0], names[1], settings, device), out, console)
     except (FrameError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     console.print(command.summary(report))
     console.print(f"[bold]{out}/[/bold]: " + ", ".join(sorted(file.name for file in out.iterdir())))
     if preview:
@@ -141,10 +140,10 @@ def bench(
         from ..bench import FAMILIES
         from .bench import run
     except ModuleNotFoundError as error:
-        _fail(f"bench needs the package {error.name}: pip install 'flexor[bench]'")
+        fail(f"bench needs the package {error.name}: pip install 'flexor[bench]'")
     if family not in FAMILIES:
-        _fail(f"bench: family must be one of {', '.join(FAMILIES)}, got {family}")
+        fail(f"bench: family must be one of {', '.join(FAMILIES)}, got {family}")
     try:
         run(family, as_json, picture, everything, Console())
     except (AssertionError, OSError, ValueError) as error:
-        _fail(f"bench {family}: {error}")
+        fail(f"bench {family}: {error}")
