@@ -37,7 +37,7 @@ from ._common import (
     pixel_block,
     zeros_tile,
 )
-from ._gemm import Lanes, dot_precision, on_lanes, pair_lanes, uses_tensor_cores
+from ._gemm import BUSY_GRID, Lanes, dot_precision, on_lanes, pair_lanes, uses_tensor_cores
 
 
 @triton.jit
@@ -228,12 +228,22 @@ class ConvTile(NamedTuple):
     num_stages: int
 
 
-def conv_tile(sources: int, targets: int, dtype: torch.dtype, tensor_cores: bool) -> ConvTile:
-    """Sizes follow the channels of a group; without tensor cores operands live in registers, in smaller tiles."""
-    lanes, pairs = Lanes.of(sources, 32 if tensor_cores else 16)
-    block_n = max(16, min(128 if tensor_cores else 64, triton.next_power_of_2(targets)))
-    block_m = 32 if dtype == torch.float64 else 128 if tensor_cores and pairs == 1 else 64
-    return ConvTile(block_m, block_n, lanes, pairs, 4 if block_m * block_n <= 4096 and tensor_cores else 8, 3)
+def conv_tile(
+    sources: int, targets: int, pixels: int, kernels: int, flat: bool, dtype: torch.dtype, tensor_cores: bool
+) -> ConvTile:
+    """Sizes follow the channels of a group, and the operand that takes the scales is the short side of a tile.
+
+    Without tensor cores operands live in registers, and wide operands or several kernels fill shared memory: the
+    first two take smaller tiles, the last fewer stages. So do few pixels, for a grid that keeps a GPU busy.
+    """
+    half = dtype.itemsize == 2
+    lanes, pairs = Lanes.of(sources, 32 if half else 16)
+    block_n = max(16, min(128 if half and flat else 64, triton.next_power_of_2(targets)))
+    block_m = 32 if dtype == torch.float64 else 64 if flat or pairs > 1 or not tensor_cores else 128
+    if block_n == 128 and triton.cdiv(pixels, block_m) * triton.cdiv(targets, block_n) < BUSY_GRID:
+        block_n = 64
+    num_warps = 4 if tensor_cores and block_m * block_n <= 4096 else 8
+    return ConvTile(block_m, block_n, lanes, pairs, num_warps, num_stages=2 if kernels > 1 else 3)
 
 
 def is_flat(batch: int, pixels: int, kernels: int) -> bool:
@@ -292,7 +302,9 @@ def scaled_conv(
     pixels = size[0] * size[1]
     flat = is_flat(batch, pixels, kernels)
     pixels, images = (batch * pixels, 1) if flat else (pixels, batch)
-    tile = conv_tile(group_sources, group_targets, input.dtype, uses_tensor_cores(input))
+    tile = conv_tile(
+        group_sources, group_targets, pixels * images, kernels, flat, input.dtype, uses_tensor_cores(input)
+    )
     m_blocks, n_blocks = triton.cdiv(pixels, tile.BLOCK_M), triton.cdiv(group_targets, tile.BLOCK_N)
     spans = (output[None], input[None], packed) if flat else (output, input, packed)
     with on_device(input):

@@ -39,7 +39,7 @@ from ._scaled_conv import Geometry, Scales, pack_weight, scale_at, source_pixel
 SLOT_VALUES = 2**24
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m_blocks", "chunks", "chunk_blocks"])
 def scaled_conv_bwd_weight_kernel(
     grad_weight,  # (splits, kernels, channels, taps, outputs of a group), or None
     k_sums,  # (units, kernel_blocks, n_blocks, channels, taps), or None
@@ -112,7 +112,7 @@ def scaled_conv_bwd_weight_kernel(
     sums = ()
     for _ in tl.static_range(KERNELS):
         sums = sums + (tl.zeros((LANES * PAIRS, BLOCK_N), COMPUTE),)
-    for in_split in range(tl.minimum(split_units, units - split * split_units)):
+    for in_split in tl.range(tl.minimum(split_units, units - split * split_units), num_stages=1):
         unit = split * split_units + in_split
         image = (unit // chunks).to(tl.int64)
         product = tl.zeros((LANES * PAIRS, BLOCK_N), COMPUTE)
@@ -194,7 +194,7 @@ class WeightTile(NamedTuple):
 def weight_tile(channels: int, outputs: int, kernels: int, dtype: torch.dtype) -> WeightTile:
     """Up to four kernels a program, in tiles that leave room for a sum of each in registers."""
     wide = dtype.itemsize > 2
-    lanes, pairs = Lanes.of(channels, 32 if wide else 64)
+    lanes, pairs = Lanes.of(channels, 32 if wide or kernels > 1 else 64)
     block_n = max(16, min(64, triton.next_power_of_2(outputs)))
     block_m = 16 if dtype == torch.float64 else 32 if wide or channels < 16 else 64
     return WeightTile(min(kernels, 4), block_m, block_n, lanes, pairs, num_warps=8, num_stages=2)
