@@ -233,10 +233,10 @@ def test_threads_do_not_change_bits(way, case):
         assert all(error(a, b) < 1e-5 for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("borders", ["cr", "cz", "r"])
+@pytest.mark.parametrize("borders", ["cr", "z"])
 @WAY
 def test_gradcheck(way, borders):
-    case = Case(2, 2, 3, (2, 3), (3, 3), borders)
+    case = Case(1, 2, 2, (2, 2), (3, 1), borders)
     leaves = [None if t is None else t.requires_grad_() for t in case.tensors()]
     present = [t for t in leaves if t is not None]
 
