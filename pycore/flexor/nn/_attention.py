@@ -16,7 +16,9 @@ class OneValueBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        learns = self.training and input.shape[0] * input.shape[2] * input.shape[3] != 1
+        learns = self.training
+        if learns and input.shape[0] * input.shape[2] * input.shape[3] == 1:
+            learns = False
         momentum = 0.0 if self.momentum is None else self.momentum
         if learns and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

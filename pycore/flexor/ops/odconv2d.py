@@ -130,21 +130,23 @@ def _pair(value: Any) -> tuple[int, int]:
     return tuple(value) if isinstance(value, Sequence) else (value, value)
 
 
-def _flat(name: str, attention: Any, ones: tuple[int, ...]) -> Tensor | None:
-    """[B, _] from the official view [B, _, *ones]; a tensor that is no such view is left for `check` to judge."""
+def _flat(name: str, attention: Any, ones: tuple[int, ...]) -> Any:
+    """[B, _] from the official view [B, _, *ones]; what is no such view is left for `check` to judge."""
     if attention is None:
         return None
-    if not isinstance(attention, Tensor):
+    if isinstance(attention, int | float):  # the published code's stand-in for no attention
         raise TypeError(f"{_NAME}: {name} must be a tensor or None, got {type(attention).__name__}")
-    return attention.flatten(1) if attention.dim() > 2 and attention.shape[2:] == ones else attention
-
-
-def _flat_spatial(attention: Any, weight: Tensor) -> Tensor | None:
-    """[B, kh*kw] from the official view [B, 1, 1, 1, kh, kw]."""
-    attention = _flat("spatial_attention", attention, ())
-    if attention is None or attention.dim() != 6 or attention.shape[1:] != (1, 1, 1, *weight.shape[3:]):
+    if not isinstance(attention, Tensor) or attention.dim() == 2 or attention.shape[2:] != ones:
         return attention
     return attention.flatten(1)
+
+
+def _flat_spatial(attention: Any, weight: Tensor) -> Any:
+    """[B, kh*kw] from the official view [B, 1, 1, 1, kh, kw]."""
+    attention = _flat("spatial_attention", attention, ())
+    if not isinstance(attention, Tensor) or attention.dim() != 6 or attention.shape[1:4] != (1, 1, 1):
+        return attention
+    return attention.flatten(1) if attention.shape[4:] == weight.shape[3:] else attention
 
 
 class _ODConv2d(Operator):
