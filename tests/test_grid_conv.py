@@ -236,7 +236,7 @@ def test_threads_do_not_change_bits(way, case):
 @pytest.mark.parametrize("borders", ["cr", "z"])
 @WAY
 def test_gradcheck(way, borders):
-    case = Case(1, 2, 2, (2, 2), (3, 1), borders)
+    case = Case(1, 1, 2, (2, 2), (3, 1), borders)
     leaves = [None if t is None else t.requires_grad_() for t in case.tensors()]
     present = [t for t in leaves if t is not None]
 

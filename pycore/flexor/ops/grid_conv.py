@@ -39,7 +39,7 @@ def grid_conv(
         weight2: like weight1, or None for a single branch.
         bias1, bias2: (Co,), input's dtype, or None.
         attention: (B, kh * kw, h, w), any values, input's dtype or float32 beside half-precision input; also as
-            (B, 1, kh * kw, h * w). None for ones.
+            (B, 1, kh * kw, h * w), save under torch.jit.trace. None for ones.
         borders: one letter a branch, what a tap beyond the border reads: "c" the cell on the other side (the grid
             is circular), "r" the nearest cell (replicated), "z" zero.
         backend: "reference", "cpu", "triton" or "cuda" in place of the automatic choice.
@@ -60,11 +60,8 @@ def grid_conv(
     Source:
         Kang et al., 3D Human Pose Lifting with Grid Convolution, AAAI 2023, where one branch is circular.
     """
-    if isinstance(attention, Tensor) and isinstance(input, Tensor) and attention.dim() == input.dim() == 4:
-        b, one, taps, cells = attention.shape
-        h, w = input.shape[2:]
-        if one == 1 and taps > 1 and cells == h * w:
-            attention = attention.reshape(b, taps, h, w)
+    if isinstance(attention, Tensor) and isinstance(input, Tensor) and not torch.jit.is_tracing():
+        attention = _by_cell(attention, input)
     return _operator((input, weight1, weight2, bias1, bias2, attention), (borders,), backend)
 
 
@@ -143,6 +140,15 @@ class _GridConv(Operator):
         if attention is not None and attention.dtype != dtype:
             attention = attention.float()
         return *(None if t is None else t.to(dtype) for t in tensors), attention, borders, backend
+
+
+def _by_cell(attention: Tensor, input: Tensor) -> Tensor:
+    """(B, 1, kh*kw, h*w) as (B, kh*kw, h, w); every other shape as it is."""
+    if attention.dim() != 4 or attention.shape[1] != 1 or attention.shape[2] == 1 or input.dim() != 4:
+        return attention
+    b, _, taps, cells = attention.shape
+    h, w = input.shape[2:]
+    return attention.reshape(b, taps, h, w) if cells == h * w else attention
 
 
 def _shared_kernels(in_dims: Dims) -> bool:
