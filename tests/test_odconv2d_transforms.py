@@ -291,11 +291,9 @@ def test_script(options, tmp_path):
 
 
 ONNX = {
-    "four-kernels": {"kernel_size": 3, "padding": 1},
-    "one-kernel": {"kernel_size": 3, "padding": 1, "kernel_num": 1},
-    "one-tap": {"kernel_size": 1, "stride": 2},
-    "one-tap-one-kernel": {"kernel_size": 1, "kernel_num": 1, "groups": 2, "stride": 2},
     "depthwise": {"kernel_size": 3, "padding": 1, "groups": 8, "stride": 2},
+    "one-kernel": {"kernel_size": 3, "padding": 1, "kernel_num": 1},
+    "one-tap-one-kernel": {"kernel_size": 1, "kernel_num": 1, "groups": 2, "stride": 2},
     "geometry": {"kernel_size": (3, 2), "padding": (2, 1), "groups": 2, "stride": (2, 1), "dilation": (1, 3)},
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Swapping other packages' deformable layers for flexor's, in a model that is already built."""
+"""Swapping other packages' layers for flexor's, in a model that is already built."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import NamedTuple
 from torch import nn
 
 from .compat import mmcv
-from .nn import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d, ModulatedDeformConv2dPack
+from .nn import (
+    CondConv2d,
+    DeformConv2d,
+    DeformConv2dPack,
+    ModulatedDeformConv2d,
+    ModulatedDeformConv2dPack,
+    ODConv2d,
+)
+from .nn.odconv2d import adopt, looks_published
 
 # By name, so that neither package needs to be installed. Each twin has its original's attributes.
 _TWINS: dict[str, type[nn.Module]] = {
@@ -18,6 +26,7 @@ _TWINS: dict[str, type[nn.Module]] = {
     "mmcv.ops.deform_conv.DeformConv2dPack": DeformConv2dPack,
     "mmcv.ops.modulated_deform_conv.ModulatedDeformConv2d": ModulatedDeformConv2d,
     "mmcv.ops.modulated_deform_conv.ModulatedDeformConv2dPack": ModulatedDeformConv2dPack,
+    "timm.layers.cond_conv2d.CondConv2d": CondConv2d,
 }
 
 
@@ -45,7 +54,7 @@ class Report:
 
 
 def replace(model: nn.Module) -> Report:
-    """Swaps torchvision's and mmcv's deformable layers for flexor's, in place.
+    """Swaps torchvision's and mmcv's deformable layers, published ODConvs and timm's CondConvs for flexor's, in place.
 
     Every layer stays the object it was: its parameters, buffers, hooks, training flag, dtype and device, and every
     reference to it. Only its class changes, and with it the code that runs.
@@ -54,26 +63,39 @@ def replace(model: nn.Module) -> Report:
         model: any module, the layer itself included.
 
     Returns:
-        What was swapped, and which deformable layers were left and why.
+        What was swapped, and which layers of these kinds were left and why.
 
     Source:
-        torchvision.ops.DeformConv2d; mmcv.ops.DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d(Pack).
+        torchvision.ops.DeformConv2d; mmcv.ops.DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d(Pack);
+        timm.layers.CondConv2d; ODConv2d of https://github.com/OSVAI/ODConv, wherever its file was copied to.
     """
     report = Report()
     for name, module in list(model.named_modules()):
         original = _qualified(type(module))
         if original.startswith("flexor."):
             continue
-        twin = _TWINS.get(original)
+        twin = ODConv2d if _is_odconv2d(module) else _TWINS.get(original)
         reason = _why_left(module) if twin is not None else _why_unknown(module)
         if twin is not None and reason is None:
-            module.__class__ = twin
-            if not hasattr(module, "bias"):
-                module.register_parameter("bias", None)  # mmcv's layers without a bias lack the attribute
+            _become(module, twin)
             report.swapped.append(Entry(name or "(model)", original, _qualified(twin)))
         elif reason is not None:
             report.left.append(Entry(name or "(model)", original, reason))
     return report
+
+
+def _become(module: nn.Module, twin: type[nn.Module]) -> None:
+    if twin is ODConv2d:
+        adopt(module)
+        return
+    module.__class__ = twin
+    if not hasattr(module, "bias"):
+        module.register_parameter("bias", None)  # mmcv's layers without a bias lack the attribute
+
+
+def _is_odconv2d(module: nn.Module) -> bool:
+    """By its parts, because everyone has a copy of the file under another name."""
+    return type(module).__name__ == "ODConv2d" and looks_published(module)
 
 
 def _why_left(module: nn.Module) -> str | None:
@@ -83,12 +105,12 @@ def _why_left(module: nn.Module) -> str | None:
 
 
 def _why_unknown(module: nn.Module) -> str | None:
-    """Why a layer that looks like a deformable convolution is not touched; None for one that does not look it."""
+    """Why a layer that looks like one of flexor's kinds is not touched; None for one that does not look it."""
     for base in type(module).__mro__[1:]:
         if _qualified(base) in _TWINS:
             return f"a subclass of {_qualified(base)}, which may do something else"
     name = type(module).__name__
-    if "deform" in name.lower() or "dcn" in name.lower():
+    if any(kind in name.lower() for kind in ("deform", "dcn", "odconv2d", "condconv")):
         return "no layer that flexor knows"
     return None
 
