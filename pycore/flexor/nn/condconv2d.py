@@ -62,7 +62,7 @@ class CondConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for kernel in self.weight:
+        for kernel in self.weight.detach():
             nn.init.kaiming_uniform_(kernel.view(self.weight_shape), a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(math.prod(self.weight_shape[1:]))
@@ -160,7 +160,7 @@ class DyConv2d(nn.Module):
             self.bias = nn.Parameter(torch.zeros(kernel_num, out_planes))
         else:
             self.register_parameter("bias", None)
-        for kernel in self.weight:
+        for kernel in self.weight.detach():
             nn.init.kaiming_uniform_(kernel)
 
     def update_temperature(self, temperature: float) -> None:

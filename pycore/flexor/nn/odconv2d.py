@@ -58,7 +58,7 @@ class ODConvNd(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for kernel in self.weight:
+        for kernel in self.weight.detach():
             nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
