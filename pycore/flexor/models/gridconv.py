@@ -176,7 +176,7 @@ def load_official(model: GridLifter, path: str | os.PathLike[str], temperature: 
         with torch.serialization.safe_globals(_INERT), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "pickle_load_args")  # of the encoding, which it does use
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
-    except (pickle.UnpicklingError, EOFError) as error:
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it holds {found[1]}, which is refused" if found else "it is none of PyTorch's files, or damaged"
         raise ValueError(
