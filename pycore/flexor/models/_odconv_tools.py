@@ -48,12 +48,9 @@ def convert(
     if isinstance(model, nn.Conv2d):
         raise TypeError("convert: model must contain its convolutions; for one, use ODConv2d.from_conv")
     report, made = Report(), dict[nn.Module, nn.Module]()
-    dynamic = tuple(f"{name}." if name else "" for name, m in model.named_modules() if isinstance(m, ODConvNd))
-    found = [
-        (name, module)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, nn.Conv2d) and not name.startswith(dynamic)
-    ]
+    layers = list(model.named_modules(remove_duplicate=False))
+    inside = tuple(f"{name}." if name else "" for name, module in layers if isinstance(module, ODConvNd))
+    found = [(name, conv) for name, conv in layers if isinstance(conv, nn.Conv2d) and not name.startswith(inside)]
     for name, conv in found:
         original = f"{type(conv).__module__}.{type(conv).__qualname__}"
         reason = _why_static(name, conv, first=found[0][1], skip=skip)
