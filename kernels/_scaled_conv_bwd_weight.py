@@ -139,39 +139,43 @@ def scaled_conv_bwd_weight_kernel(
 
         k_scale = scale_at(tap_scale, image * TAPS + tap, tap < TAPS, COMPUTE)
         k_scale *= scale_at(channel_scale, image * channels + channel, k_valid, COMPUTE)
-        if channel_scale is not None or tap_scale is not None:
-            k_scale = tl.expand_dims(k_scale + tl.zeros((LANES * PAIRS,), COMPUTE), 1)
-        by_out = product
-        if out_scale is not None:
-            f = tl.load(out_scale + image * (groups * GROUP_OUTPUTS) + out, mask=out_valid, other=0.0).to(COMPUTE)
-            by_out = product * tl.expand_dims(f, 0)
-        scaled = by_out * k_scale
+        k_scale += tl.zeros((LANES * PAIRS,), COMPUTE)
+        o_scale = scale_at(out_scale, image * (groups * GROUP_OUTPUTS) + out, out_valid, COMPUTE)
+        o_scale = tl.expand_dims(o_scale + tl.zeros((BLOCK_N,), COMPUTE), 0)
         mixed = tl.zeros((LANES * PAIRS, BLOCK_N), COMPUTE)
+        mixed_rows = tl.zeros((LANES * PAIRS,), COMPUTE)
         new_sums = ()
         for i in tl.static_range(KERNELS):
             kernel = kernel_block * KERNELS + i
             a = scale_at(kernel_scale, image * kernels + kernel, kernel < kernels, COMPUTE)
             if grad_weight is not None:
-                new_sums = new_sums + (sums[i] + a * scaled,)
+                new_sums = new_sums + (sums[i] + product * tl.expand_dims(a * k_scale, 1) * o_scale,)
             if k_sums is not None or out_sums is not None or kernel_sums is not None:
                 at = kernel.to(tl.int64) * kernel_stride + tl.expand_dims(k_row.to(INDEX) * padded_outputs, 1)
                 weights = tl.load(
                     weight + at + tl.expand_dims(in_out_group, 0), mask=tile_valid & (kernel < kernels), other=0.0
                 ).to(COMPUTE)
-                mixed += a * weights
+                if k_sums is not None or kernel_sums is not None:
+                    rows = tl.sum(weights * (product * o_scale), axis=1)
+                    mixed_rows += a * rows
+                if out_sums is not None:
+                    mixed += a * weights
                 if kernel_sums is not None:
                     slot = ((unit.to(tl.int64) * kernels + kernel) * groups + group) * k_blocks + k_block
-                    total = tl.sum(tl.sum(weights * scaled, axis=1), axis=0)
-                    tl.store(kernel_sums + slot * n_blocks + n_block, total, mask=kernel < kernels)
+                    # Of one column: reducing a vector that is itself a sum stops Triton 3.7 on sm_100.
+                    total = tl.sum(tl.expand_dims(rows * k_scale, 1), axis=0)
+                    at = slot * n_blocks + n_block + tl.arange(0, 1)
+                    tl.store(kernel_sums + at, total, mask=kernel < kernels)
         if grad_weight is not None:
             sums = new_sums
         slot = unit.to(tl.int64) * kernel_blocks + kernel_block
         if k_sums is not None:
             at = (slot * n_blocks + n_block) * (channels * TAPS) + k_row
-            tl.store(k_sums + at, tl.sum(mixed * by_out, axis=1), mask=k_valid)
+            tl.store(k_sums + at, mixed_rows, mask=k_valid)
         if out_sums is not None:
             at = (slot * k_blocks + k_block) * (groups * GROUP_OUTPUTS) + out
-            tl.store(out_sums + at, tl.sum(mixed * (product * k_scale), axis=0), mask=out_valid)
+            total = tl.sum(mixed * (product * tl.expand_dims(k_scale, 1)), axis=0)
+            tl.store(out_sums + at, total, mask=out_valid)
 
     if grad_weight is not None:
         for i in tl.static_range(KERNELS):
@@ -194,10 +198,11 @@ class WeightTile(NamedTuple):
 def weight_tile(channels: int, outputs: int, kernels: int, dtype: torch.dtype) -> WeightTile:
     """Up to four kernels a program, in tiles that leave room for a sum of each in registers."""
     wide = dtype.itemsize > 2
-    lanes, pairs = Lanes.of(channels, 32 if wide or kernels > 1 else 64)
-    block_n = max(16, min(64, triton.next_power_of_2(outputs)))
+    lanes, pairs = Lanes.of(channels, 32 if wide else 64)
+    block_n = max(16, min(32 if kernels > 1 and not wide else 64, triton.next_power_of_2(outputs)))
     block_m = 16 if dtype == torch.float64 else 32 if wide or channels < 16 else 64
-    return WeightTile(min(kernels, 4), block_m, block_n, lanes, pairs, num_warps=8, num_stages=2)
+    num_warps = 4 if wide and kernels == 1 else 8
+    return WeightTile(min(kernels, 4), block_m, block_n, lanes, pairs, num_warps, num_stages=2)
 
 
 class Sums(NamedTuple):
