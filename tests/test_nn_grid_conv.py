@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from flexor import reference
-from flexor.nn import DGridConv, GridAttention, GridConv, LearnableGridAssignment
+from flexor.nn import DGridConv, GridAttention, GridConv, LearnableGridAssignment, fuse_grid_conv_bn_eval
 from flexor.testing import assert_close
 from torch import nn
 
@@ -119,7 +119,34 @@ def test_a_prior_of_ones_own():
     assert LearnableGridAssignment(6, (3, 4), "random_prob")().shape == (12, 6)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", [GridConv, DGridConv])
+def test_fuse(kind, bias):
+    conv, bn = kind(3, 4, bias=bias).eval(), nn.BatchNorm2d(4).eval()
+    for value in (*bn.parameters(), bn.running_mean, bn.running_var):
+        nn.init.uniform_(value, 0.5, 2)
+    fused, input = fuse_grid_conv_bn_eval(conv, bn), torch.randn(5, 3, 5, 5)
+    assert_close(fused(input), bn(conv(input)), 1e-5)
+    assert fused.branch2_bias is None and len(list(fused.parameters())) == 3
+
+
+def test_fuse_attention():
+    attention, input = GridAttention(6, temperature=3.0), torch.randn(9, 6, 5, 5)
+    attention(3 * input + 1)
+    fused = attention.fused()
+    assert attention.training and not fused.training and fused.temperature == 1
+    assert_close(fused(input), attention.eval()(input), 1e-5)
+
+
 ERRORS = {
+    "fuse-training": (
+        lambda: fuse_grid_conv_bn_eval(GridConv(3, 4), nn.BatchNorm2d(4).eval()),
+        "fuse_grid_conv_bn_eval: both modules must be in evaluation mode",
+    ),
+    "fuse-statistics": (
+        lambda: fuse_grid_conv_bn_eval(GridConv(3, 4).eval(), nn.BatchNorm2d(4, track_running_stats=False).eval()),
+        "bn must have a weight, a bias and running statistics",
+    ),
     "kernel": (lambda: DGridConv(4, 4, 2), "DGridConv: kernel_size must be odd, got 2"),
     "kernel-static": (lambda: GridConv(4, 4, 4), "GridConv: kernel_size must be odd, got 4"),
     "letters": (lambda: DGridConv(4, 4, 3, "cx"), "padding_mode must be two letters of 'c', 'r' and 'z', got 'cx'"),

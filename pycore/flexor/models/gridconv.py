@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn import DGridConv, GridAttention, GridConv, LearnableGridAssignment
+from ..nn import DGridConv, GridAttention, GridConv, LearnableGridAssignment, fuse_grid_conv_bn_eval
 from ..ops import inverse_semantic_grid_transform, semantic_grid_transform
 
 
@@ -108,21 +108,17 @@ class GridLifter(nn.Module):
             if isinstance(module, GridAttention):
                 module.update_temperature(temperature)
 
-    @torch.no_grad()
     def fuse(self) -> GridLifter:
         """A copy for evaluation alone, its batch norms and temperature folded into the convolutions."""
         fused = copy.deepcopy(self).eval()
-        fused.w1, fused.batch_norm1 = _folded(fused.w1, fused.batch_norm1), nn.Identity()
-        for stage in fused.linear_stages:
-            stage.w1, stage.batch_norm1 = _folded(stage.w1, stage.batch_norm1), nn.Identity()
-            stage.w2, stage.batch_norm2 = _folded(stage.w2, stage.batch_norm2), nn.Identity()
-        for module in fused.modules():
-            if isinstance(module, GridAttention):
-                module.fc = nn.utils.fuse_conv_bn_eval(module.fc, module.bn)
-                module.bn = nn.Identity()
-                module.position_fc.weight.div_(module.temperature)
-                module.position_fc.bias.div_(module.temperature)
-                module.temperature = 1.0
+        for module in list(fused.modules()):
+            for conv, norm in (("w1", "batch_norm1"), ("w2", "batch_norm2")):
+                if hasattr(module, norm):
+                    setattr(module, conv, fuse_grid_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+                    setattr(module, norm, nn.Identity())
+            for name, child in list(module.named_children()):
+                if isinstance(child, GridAttention):
+                    setattr(module, name, child.fused())
         return fused.requires_grad_(False)
 
 
@@ -209,7 +205,7 @@ def _plain_dict(*_: Any) -> dict:
 
 
 # What is called in place of what the optimizer and the error were pickled by.
-_INERT = [
+_INERT: list[Any] = [
     dict,
     (_plain_dict, "collections.defaultdict"),
     (_Dropped, "torch.optim.adam.Adam"),
@@ -230,15 +226,3 @@ def _attention(channels: int, dynamic: bool, grid_shape: Sequence[int], temperat
 
 def _apply(conv: DGridConv | GridConv, attention: GridAttention | None, input: Tensor) -> Tensor:
     return conv(input) if attention is None else conv(input, attention(input))
-
-
-def _folded(conv: DGridConv | GridConv, norm: nn.BatchNorm2d) -> DGridConv:
-    """The convolution and the batch norm behind it, in evaluation, as one convolution; its first bias is for both."""
-    weight1, weight2, bias1, bias2 = conv.branches()
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    folded = DGridConv(weight1.shape[1], weight1.shape[0], weight1.shape[2], conv.borders, bias=True).to(weight1)
-    folded.branch1_weight.copy_(weight1 * scale[:, None, None, None])
-    folded.branch2_weight.copy_(weight2 * scale[:, None, None, None])
-    folded.branch1_bias.copy_(norm.bias + (bias1 + bias2 - norm.running_mean) * scale)
-    folded.branch2_bias = None
-    return folded

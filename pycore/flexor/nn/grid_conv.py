@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -102,6 +103,9 @@ class DGridConv(nn.Module):
         Kang et al., 3D Human Pose Lifting with Grid Convolution, AAAI 2023; TwoBranchDGridConv of its official code.
     """
 
+    branch1_bias: Tensor | None
+    branch2_bias: Tensor | None
+
     def __init__(
         self,
         in_channels: int,
@@ -182,6 +186,51 @@ class GridAttention(nn.Module):
         hidden = self.bn(hidden[:, :, None, None]).flatten(1).relu()
         logits = F.linear(hidden, self.position_fc.weight.flatten(1), self.position_fc.bias)
         return (logits / self.temperature).sigmoid().unflatten(1, self.shape)
+
+    @torch.no_grad()
+    def fused(self) -> GridAttention:
+        """A copy for evaluation alone, its batch norm and temperature folded into the layers around them."""
+        fused = copy.deepcopy(self).eval()
+        fused.fc = nn.utils.fuse_conv_bn_eval(fused.fc, fused.bn)
+        fused.bn = nn.Identity()
+        for parameter in fused.position_fc.parameters():
+            parameter.div_(self.temperature)
+        fused.temperature = 1.0
+        return fused
+
+
+def fuse_grid_conv_bn_eval(conv: GridConv | DGridConv, bn: nn.BatchNorm2d) -> DGridConv:
+    """A grid convolution that also does the batch normalisation after it, in evaluation.
+
+        gamma / sigma * (sum of both branches - mean) + beta, with the biases of both and the shift as one bias
+
+    Args:
+        conv: a `GridConv` or `DGridConv`.
+        bn: with weight, bias and running statistics, as many channels as conv has outputs.
+
+    Returns:
+        A `DGridConv` in evaluation mode, called with the attention that conv has, if any; neither argument changes.
+
+    Raises:
+        ValueError: either module is in training mode, or bn lacks one of these.
+    """
+    if conv.training or bn.training:
+        raise ValueError("fuse_grid_conv_bn_eval: both modules must be in evaluation mode")
+    if bn.weight is None or bn.running_mean is None or bn.running_var is None:
+        raise ValueError("fuse_grid_conv_bn_eval: bn must have a weight, a bias and running statistics")
+    weight1, weight2, *biases = conv.branches()
+    outputs, inputs, size, _ = weight1.shape
+    fused = DGridConv(inputs, outputs, size, conv.borders, bias=True).to(weight1).eval()
+    with torch.no_grad():
+        scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
+        shift = bn.bias - bn.running_mean * scale
+        for bias in biases:
+            shift = shift if bias is None else shift + bias * scale
+        fused.branch1_weight.copy_(weight1 * scale[:, None, None, None])
+        fused.branch2_weight.copy_(weight2 * scale[:, None, None, None])
+        fused.branch1_bias.copy_(shift)
+    fused.branch2_bias = None
+    return fused
 
 
 class LearnableGridAssignment(nn.Module):

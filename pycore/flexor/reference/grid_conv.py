@@ -24,11 +24,11 @@ def grid_conv(
 ) -> Tensor:
     """Convolves a grid of any size with one kernel a border; see `flexor.ops.grid_conv`, whose twin this is."""
     dtype = compute_dtype(input)
-    output = None
+    products = []
     for weight, (index, inside) in _branches(input, weight1, weight2, borders):
         columns = _modulated(_read(input.to(dtype), index), attention, inside)
-        product = weight.to(dtype).flatten(1) @ columns.flatten(1, 2)
-        output = product if output is None else output + product
+        products.append(weight.to(dtype).flatten(1) @ columns.flatten(1, 2))
+    output = products[0] if weight2 is None else products[0] + products[1]
     for bias in (bias1, bias2):
         if bias is not None:
             output = output + bias.to(dtype)[:, None]
