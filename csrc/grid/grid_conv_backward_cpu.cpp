@@ -26,22 +26,24 @@ class Backward {
     data_ = p_.grad_input || p_.grad_attention;
     weight_ = p_.grad_weight1 || p_.grad_weight2;
     bias_ = p_.grad_bias1 || p_.grad_bias2;
-    turned_size_ = smaller(kChunk, g_.out_channels) * g_.sets * g_.taps * kLanes<T>;
+    turned_size_ = (smaller(kChunk, g_.out_channels) + 1) * g_.sets * g_.taps * kLanes<T>;
     sum_size_ = g_.out_channels * in_stride_;
   }
 
   void run() {
-    SharedBuffer group(group_ * sample_size_ * sizeof(T));
-    SharedBuffer turned(data_ ? out_chunks_ * in_vectors_ * turned_size_ * sizeof(T) : 0);
-    SharedBuffer sums(weight_ ? g_.sets * g_.taps * sum_size_ * sizeof(T) : 0);
-    SharedBuffer biases(bias_ ? out_stride_ * sizeof(double) : 0);
-    input_ = group.as<T>(), grad_out_ = input_ + group_ * g_.cells * in_stride_;
+    // One buffer: of several, the allocator would give some back to the system at the end of every call.
+    const int64_t turned = data_ ? out_chunks_ * in_vectors_ * turned_size_ : 0;
+    const int64_t sums = weight_ ? g_.sets * g_.taps * sum_size_ : 0;
+    const int64_t group = round_up(group_ * sample_size_, kBlock);
+    SharedBuffer buffer((turned + sums + group) * sizeof(T) + out_stride_ * sizeof(double));
+    turned_ = buffer.as<T>(), sums_ = turned_ + turned, input_ = sums_ + sums;
+    grad_out_ = input_ + group_ * g_.cells * in_stride_;
     attention_ = grad_out_ + group_ * g_.cells * out_stride_;
-    turned_ = turned.as<T>(), sums_ = sums.as<T>(), biases_ = biases.as<double>();
+    biases_ = reinterpret_cast<double*>(input_ + group);
     if (bias_)
       for (int64_t o = 0; o < out_stride_; ++o) biases_[o] = 0;
-    if (weight_)
-      for (int64_t i = 0; i < g_.sets * g_.taps * sum_size_; ++i) sums_[i] = T(0);
+    if (weight_ && g_.batch == 0)
+      for (int64_t i = 0; i < sums; ++i) sums_[i] = T(0);
     if (data_) parallel_for(g_.out_channels, [&](int64_t output) { turn_output(output); });
     for (int64_t sample = 0; sample < g_.batch; sample += group_) work(sample, smaller(group_, g_.batch - sample));
     if (weight_) parallel_for(g_.out_channels, [&](int64_t output) { store_weight_gradient(output); });
@@ -81,7 +83,8 @@ class Backward {
     if (weight_)
       parallel_for(g_.sets * g_.taps * out_chunks_, [&](int64_t task) {
         const int64_t list = task / out_chunks_;
-        add_weight_gradient(static_cast<int>(list % g_.sets), list / g_.sets, task % out_chunks_ * kChunk, samples);
+        add_weight_gradient(static_cast<int>(list % g_.sets), list / g_.sets, task % out_chunks_ * kChunk, samples,
+                            sample > 0);
       });
   }
 
@@ -89,24 +92,24 @@ class Backward {
     return p_.attention ? attention_[(sample * g_.taps + tap) * g_.cells + cell] : T(1);
   }
 
-  // Turned weights: [chunk of outputs][panel of channels][set][tap][output][channel].
+  // Turned weights: [chunk of outputs][panel of channels][set][tap][output][channel]; one output more, so that
+  // taps do not lie a multiple of 4 kB apart.
   void turn_output(int64_t output) const {
     constexpr int64_t L = kLanes<T>;
-    const int64_t chunk = output / kChunk, outputs = smaller(kChunk, g_.out_channels - chunk * kChunk);
+    const int64_t chunk = output / kChunk, outputs = smaller(kChunk, g_.out_channels - chunk * kChunk) + 1;
     const int64_t size = (in_vectors_ * L + L) * g_.taps + L;
-    T* first = static_cast<T*>(thread_workspace(2 * size * sizeof(T)));
-    T* second = p_.weight2 ? first + size : nullptr;
-    for (int64_t i = 0; i < 2 * size; ++i) first[i] = T(0);
-    load_weights(p_.weight1, output, 0, g_.in_channels, first);
-    if (p_.weight2) load_weights(p_.weight2, output, 0, g_.in_channels, second);
+    T* copies = static_cast<T*>(thread_workspace(2 * size * sizeof(T)));
+    const WeightRows<T> w1 = channel_rows(p_.weight1, output, copies);
+    WeightRows<T> w2;
+    if (p_.weight2) w2 = channel_rows(p_.weight2, output, copies + size);
     T* dst = turned_ + chunk * in_vectors_ * turned_size_;
     for_panels(in_vectors_, [&](int64_t vector, auto nv) {
       const int64_t width = nv * L;
       for (int64_t v = 0; v < nv; ++v) {
         const int64_t row = (vector + v) * L * g_.taps;
-        turn_weights<T>(g_, {first + row, g_.taps}, {second == nullptr ? nullptr : second + row, g_.taps}, g_.taps,
-                        dst + vector * turned_size_ + output % kChunk * width + v * L, outputs * width,
-                        g_.taps * outputs * width);
+        turn_weights<T>(g_, {w1.p + row, w1.stride}, {w2.p == nullptr ? nullptr : w2.p + row, w2.stride}, g_.taps,
+                        dst + vector * turned_size_ + output % kChunk * width + v * L, g_.taps * outputs * width,
+                        [&](int64_t tap) { return tap * outputs * width; });
       }
     });
   }
@@ -155,7 +158,8 @@ class Backward {
                       outputs, operand + row * kRowStride<T>);
       for_panels(in_vectors_, [&](int64_t vector, auto nv) {
         constexpr int NV = decltype(nv)::value;
-        const T* b = turned_ + (chunk * in_vectors_ + vector) * turned_size_ + (set * g_.taps + tap) * outputs * NV * L;
+        const T* b =
+            turned_ + (chunk * in_vectors_ + vector) * turned_size_ + (set * g_.taps + tap) * (outputs + 1) * NV * L;
         for_slices(rows, [&](int64_t row, int height) {
           gemm_tall<T, NV>(height, outputs, ChunkA<T>{operand + row * kRowStride<T>}, RowsB<T>{b, NV * L},
                            RowsC<T>{columns + row * in_stride_ + vector * L, in_stride_}, chunk > 0);
@@ -181,8 +185,8 @@ class Backward {
       store(to + c, load<Vec<T>>(to + c) + s * load<Vec<T>>(from + c));
   }
 
-  // sums[set][tap][output][channel] += sum over rows of grad_out * scaled input
-  void add_weight_gradient(int set, int64_t tap, int64_t output, int64_t samples) const {
+  // sums[set][tap][output][channel] (+)= sum over rows of grad_out * scaled input
+  void add_weight_gradient(int set, int64_t tap, int64_t output, int64_t samples, bool add) const {
     constexpr int64_t L = kLanes<T>;
     Pairs pairs;
     T* columns = scratch((in_chunks_ + 1) * kSumRows * kRowStride<T>, &pairs);
@@ -190,6 +194,8 @@ class Backward {
     find_pairs(set, tap, &pairs);
     const int64_t outputs = smaller(kChunk, g_.out_channels - output), rows = samples * pairs.count;
     T* sums = sums_ + (set * g_.taps + tap) * sum_size_ + output * in_stride_;
+    if (rows == 0 && !add)
+      for (int64_t i = 0; i < outputs * in_stride_; ++i) sums[i] = T(0);
     for (int64_t begin = 0; begin < rows; begin += kSumRows) {
       const int64_t n = smaller(kSumRows, rows - begin);
       for (int64_t i = 0; i < n; ++i) {
@@ -207,29 +213,42 @@ class Backward {
             gemm_tall<T, decltype(nv)::value>(
                 height, n, ColumnsA<T>{grad + o, kRowStride<T>},
                 RowsB<T>{columns + c * kSumRows * kRowStride<T> + vector * L, kRowStride<T>},
-                RowsC<T>{sums + o * in_stride_ + c * kChunk + vector * L, in_stride_}, true);
+                RowsC<T>{sums + o * in_stride_ + c * kChunk + vector * L, in_stride_}, add || begin > 0);
           });
         });
     }
   }
 
   void store_weight_gradient(int64_t output) const {
-    const int64_t n = g_.in_channels;
-    T* row = static_cast<T*>(thread_workspace((n * g_.taps + n) * sizeof(T)));
-    T* sum = row + n * g_.taps;
-    for (const TensorView* grad : {&p_.grad_weight1, &p_.grad_weight2}) {
-      if (!*grad) continue;
-      for (int64_t tap = 0; tap < g_.taps; ++tap) {
-        for (int64_t c = 0; c < n; ++c) sum[c] = T(0);
-        for (int set = 0; set < g_.sets; ++set) {
-          if (!(grad == &p_.grad_weight1 ? g_.set[set].first : g_.set[set].second)) continue;
-          const T* part = sums_ + (set * g_.taps + tap) * sum_size_ + output * in_stride_;
-          for (int64_t c = 0; c < n; ++c) sum[c] += part[c];
-        }
-        for (int64_t c = 0; c < n; ++c) row[c * g_.taps + tap] = sum[c];
-      }
-      store_weights(*grad, output, row);
+    const int64_t size = (g_.in_channels + kLanes<T>)*g_.taps + kLanes<T>;
+    T* row = static_cast<T*>(thread_workspace(size * sizeof(T)));
+    if (p_.grad_weight1) {
+      sum_sets(output, true, row);
+      store_weights(p_.grad_weight1, output, row);
     }
+    if (p_.grad_weight2) {
+      sum_sets(output, false, row);
+      store_weights(p_.grad_weight2, output, row);
+    }
+  }
+
+  // row[channel][tap] of the first or the second branch. The last taps come first: whole vectors are stored,
+  // over the first taps of the next channel.
+  void sum_sets(int64_t output, bool first, T* row) const {
+    constexpr int L = kLanes<T>;
+    for (int64_t c = 0; c < g_.in_channels; c += L)
+      for (int64_t tap = (g_.taps - 1) / L * L; tap >= 0; tap -= L) {
+        Vec<T> x[L];
+        unroll<L>([&](auto i) __attribute__((always_inline)) {
+          x[i] = Vec<T>{};
+          if (tap + i >= g_.taps) return;
+          for (int set = 0; set < g_.sets; ++set)
+            if (first ? g_.set[set].first : g_.set[set].second)
+              x[i] += load<Vec<T>>(sums_ + (set * g_.taps + tap + i) * sum_size_ + output * in_stride_ + c);
+        });
+        transpose_step<T, L, L / 2>(x);
+        unroll<L>([&](auto i) __attribute__((always_inline)) { store(row + (c + i) * g_.taps + tap, x[i]); });
+      }
   }
 
   void add_bias_gradient(int64_t output, int64_t samples) const {

@@ -27,7 +27,7 @@ class Forward {
     part_ = fused_ ? smaller(vectors_, kFusedVectors) : tiles_ < kManyTiles ? smaller<int64_t>(vectors_, 6) : vectors_;
     parts_ = vectors_ == 0 ? 0 : ceil_div(vectors_, part_);
     in_stride_ = round_up(g_.in_channels, kBlock);
-    vector_weights_ = g_.sets * depth_ * g_.taps * L;
+    vector_weights_ = g_.sets * (depth_ + 1) * g_.taps * L;
   }
 
   void run() {
@@ -38,7 +38,7 @@ class Forward {
     if (!fused_)
       parallel_for(chunks * parts_, [&](int64_t task) {
         const int64_t chunk = task / parts_, first = task % parts_ * part_;
-        const int64_t scratch = 2 * copy_size();
+        const int64_t scratch = turn_scratch();
         turn_part(chunk * depth_, first, weights_ + (chunk * vectors_ + first) * vector_weights_,
                   static_cast<T*>(thread_workspace(scratch * sizeof(T))));
       });
@@ -58,7 +58,7 @@ class Forward {
     const int64_t sizes[7] = {cells * in_stride_,          p_.attention ? tile_ * g_.taps * g_.cells : 0,
                               cells * kRowStride<T>,       cells * part_ * L,
                               larger(g_.cells, part_) * L, fused_ ? part_ * vector_weights_ : 0,
-                              fused_ ? 2 * copy_size() : 0};
+                              fused_ ? turn_scratch() : 0};
     int64_t at[7], total = round_up(tables * 8 / static_cast<int64_t>(sizeof(T)), kBlock);
     for (int i = 0; i < 7; ++i) at[i] = total, total += round_up(sizes[i], kBlock);
     T* base = static_cast<T*>(thread_workspace(total * sizeof(T)));
@@ -67,14 +67,21 @@ class Forward {
             base + at[5], base + at[6], table,        table + g_.cells, table + 2 * g_.cells};
   }
 
-  int64_t copy_size() const { return kLanes<T> * (depth_ * g_.taps + 1); }
+  int64_t copy_size() const { return kLanes<T> * (depth_ * g_.taps + kBlock); }
+
+  int64_t turn_scratch() const {
+    return 2 * copy_size() + round_up(depth_ * g_.taps * 8 / static_cast<int64_t>(sizeof(T)), kBlock);
+  }
 
   int64_t part_vectors(int64_t first) const { return smaller(part_, vectors_ - first); }
 
-  // Of channels from `channel` on, for the outputs of a part: [panel][set][step][output].
+  // Of channels from `channel` on, for the outputs of a part: [panel][set][tap][channel][output].
   void turn_part(int64_t channel, int64_t first, T* dst, T* copies) const {
     constexpr int64_t L = kLanes<T>;
     const int64_t n = smaller(depth_, g_.in_channels - channel), steps = n * g_.taps;
+    int64_t* place = reinterpret_cast<int64_t*>(copies + 2 * copy_size());
+    for (int64_t c = 0; c < n; ++c)
+      for (int64_t tap = 0; tap < g_.taps; ++tap) place[c * g_.taps + tap] = tap * (n + 1) + c;
     for_panels(part_vectors(first), [&](int64_t vector, auto nv) {
       const int64_t width = nv * L;
       for (int64_t v = 0; v < nv; ++v) {
@@ -82,7 +89,8 @@ class Forward {
         const WeightRows<T> w1 = output_rows(p_.weight1, output, channel, n, copies);
         WeightRows<T> w2;
         if (p_.weight2) w2 = output_rows(p_.weight2, output, channel, n, copies + copy_size());
-        turn_weights(g_, w1, w2, steps, dst + vector * vector_weights_ + v * L, width, steps * width);
+        turn_weights(g_, w1, w2, steps, dst + vector * vector_weights_ + v * L, g_.taps * (n + 1) * width,
+                     [&](int64_t step) { return place[step] * width; });
       }
     });
   }
@@ -138,9 +146,9 @@ class Forward {
       }
     for_panels(part_vectors(first), [&](int64_t vector, auto nv) {
       constexpr int NV = decltype(nv)::value;
-      const T* b = weights + vector * vector_weights_ + (set * n * g_.taps + tap) * NV * L;
+      const T* b = weights + vector * vector_weights_ + (set * g_.taps + tap) * (n + 1) * NV * L;
       for_slices(rows, [&](int64_t row, int height) {
-        gemm_tall<T, NV>(height, n, ChunkA<T>{s.rows + row * kRowStride<T>}, RowsB<T>{b, g_.taps * NV * L},
+        gemm_tall<T, NV>(height, n, ChunkA<T>{s.rows + row * kRowStride<T>}, RowsB<T>{b, NV * L},
                          IndexedC<T>{s.output + vector * L, s.offset + row}, true);
       });
     });

@@ -34,8 +34,8 @@ struct GridGeometry {
       return;
     }
     set[sets++] = {true, true, true, false, 'z'};
-    if (p.border1 != 'z') set[sets++] = {true, false, false, true, p.border1};
-    if (p.border2 != 'z') set[sets++] = {false, true, false, true, p.border2};
+    if (p.border1 != 'z') set[first_set = sets++] = {true, false, false, true, p.border1};
+    if (p.border2 != 'z') set[second_set = sets++] = {false, true, false, true, p.border2};
   }
 
   // The pairs of one set and tap; each cell occurs once at most.
@@ -58,7 +58,7 @@ struct GridGeometry {
   }
 
   int64_t batch, in_channels, out_channels, height, width, cells, kernel_h, kernel_w, taps;
-  int sets = 0;
+  int sets = 0, first_set = -1, second_set = -1;  // of one branch alone, where there are any
   WeightSet set[3];
 
  private:

@@ -47,6 +47,17 @@ inline WeightRows<T> output_rows(const TensorView& w, int64_t output, int64_t fi
   return {copies, steps};
 }
 
+// Rows of channels, all taps of one output, where they lie with enough behind them, else copied.
+template <class T>
+inline WeightRows<T> channel_rows(const TensorView& w, int64_t output, T* copy) {
+  const int64_t taps = w.size[2] * w.size[3], size = w.size[1] * taps;
+  const bool can_read_past = output + 1 < w.size[0] && w.stride[0] == size && w.size[1] > 2 * kLanes<T>;
+  if (w.dtype == kOwnDType<T> && taps_together(w) && can_read_past)
+    return {static_cast<const T*>(w.data) + output * size, taps};
+  load_weights(w, output, 0, w.size[1], copy);
+  return {copy, taps};
+}
+
 // x[j][i] = rows.p[i * rows.stride + k + j]
 template <class T>
 FLEXOR_INLINE void load_turned(WeightRows<T> rows, int64_t k, Vec<T>* x) {
@@ -55,32 +66,37 @@ FLEXOR_INLINE void load_turned(WeightRows<T> rows, int64_t k, Vec<T>* x) {
   transpose_step<T, L, L / 2>(x);
 }
 
-template <class T, bool Two>
-inline void turn_both(const GridGeometry& g, WeightRows<T> first, WeightRows<T> second, int64_t steps, T* dst,
-                      int64_t step_stride, int64_t set_stride) {
+// dst[set][step][row], step k at place(k), for steps [k, k + n). The first branch goes where it lies alone, if
+// anywhere, and is read back to be added to the second: both do not fit in the registers.
+template <class T, class Place>
+FLEXOR_INLINE void turn_square(const GridGeometry& g, WeightRows<T> first, WeightRows<T> second, int64_t k, int64_t n,
+                               T* dst, int64_t set_stride, Place place) {
   constexpr int L = kLanes<T>;
-  for (int64_t begin = 0; begin < steps; begin += L) {
-    const int64_t k = larger<int64_t>(0, smaller<int64_t>(begin, steps - L));
-    const int64_t n = smaller<int64_t>(L, steps);
-    T* at = dst + k * step_stride;
-    Vec<T> x[L], y[L];
-    load_turned(first, k, x);
-    if constexpr (Two) load_turned(second, k, y);
-    for (int s = 0; s < g.sets; ++s, at += set_stride)
+  using V = Vec<T>;
+  const auto put = [&](T* to, auto value) __attribute__((always_inline)) {
+    if (n == L) unroll<L>([&](auto i) __attribute__((always_inline)) { store(to + place(k + i), value(i)); });
+    else
       unroll<L>([&](auto i) __attribute__((always_inline)) {
-        if (i >= n) return;
-        if constexpr (Two) store(at + i * step_stride, g.set[s].first ? g.set[s].second ? x[i] + y[i] : x[i] : y[i]);
-        else store(at + i * step_stride, x[i]);
+        if (i < n) store(to + place(k + i), value(i));
       });
-  }
+  };
+  const T* base = dst + (g.first_set < 0 ? 0 : g.first_set) * set_stride;
+  V x[L];
+  load_turned(first, k, x);
+  put(const_cast<T*>(base), [&](auto i) __attribute__((always_inline)) { return x[i]; });
+  if (second.p == nullptr) return;
+  load_turned(second, k, x);
+  if (g.second_set >= 0)
+    put(dst + g.second_set * set_stride, [&](auto i) __attribute__((always_inline)) { return x[i]; });
+  put(dst, [&](auto i) __attribute__((always_inline)) { return load<V>(base + place(k + i)) + x[i]; });
 }
 
-// dst[set][step][row]
-template <class T>
+template <class T, class Place>
 inline void turn_weights(const GridGeometry& g, WeightRows<T> first, WeightRows<T> second, int64_t steps, T* dst,
-                         int64_t step_stride, int64_t set_stride) {
-  if (second.p == nullptr) turn_both<T, false>(g, first, second, steps, dst, step_stride, set_stride);
-  else turn_both<T, true>(g, first, second, steps, dst, step_stride, set_stride);
+                         int64_t set_stride, Place place) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t k = 0; k < steps; k += L)
+    turn_square(g, first, second, larger<int64_t>(0, smaller(k, steps - L)), smaller(L, steps), dst, set_stride, place);
 }
 
 }  // namespace flexor::FLEXOR_ISA
