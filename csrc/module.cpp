@@ -15,6 +15,7 @@ namespace flexor {
 void register_deform(py::module_& m);
 void register_grid(py::module_& m);
 void register_warp(py::module_& m);
+void register_xcorr2d_depthwise(py::module_& m);
 }  // namespace flexor
 
 PYBIND11_MODULE(_C, m) {
@@ -37,4 +38,5 @@ PYBIND11_MODULE(_C, m) {
   register_deform(m);
   register_grid(m);
   register_warp(m);
+  register_xcorr2d_depthwise(m);
 }
