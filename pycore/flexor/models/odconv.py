@@ -120,19 +120,19 @@ class ODResNet(_ODNet):
         norm: str = "bn",
     ) -> None:
         super().__init__()
-        options = {"reduction": reduction, "kernel_num": kernel_num, "norm": norm}
+        options: dict[str, Any] = {"reduction": reduction, "kernel_num": kernel_num, "norm": norm}
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        channels = 64
+        channels, stages = 64, []
         for stage, blocks in enumerate(layers):
-            planes, stride = 64 * 2**stage, 1 if stage == 0 else 2
-            made = []
+            planes, made = 64 * 2**stage, []
             for index in range(blocks):
-                made.append(_block(block, channels, planes, stride if index == 0 else 1, options))
+                made.append(_block(block, channels, planes, 2 if stage > 0 and index == 0 else 1, options))
                 channels = planes * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*made))
+            stages.append(nn.Sequential(*made))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
@@ -193,7 +193,7 @@ class ODMobileNetV2(_ODNet):
         norm: str = "bn",
     ) -> None:
         super().__init__()
-        options = {"reduction": reduction, "kernel_num": kernel_num, "norm": norm}
+        options: dict[str, Any] = {"reduction": reduction, "kernel_num": kernel_num, "norm": norm}
         channels = _to_eights(32 * width_mult)
         features: list[nn.Module] = [_conv_bn_relu(nn.Conv2d(3, channels, 3, 2, 1, bias=False))]
         for expansion, planes, blocks, stride in self.STAGES:
