@@ -228,8 +228,7 @@ def fuse_grid_conv_bn_eval(conv: GridConv | DGridConv, bn: nn.BatchNorm2d) -> DG
             shift = shift if bias is None else shift + bias * scale
         fused.branch1_weight.copy_(weight1 * scale[:, None, None, None])
         fused.branch2_weight.copy_(weight2 * scale[:, None, None, None])
-        fused.branch1_bias.copy_(shift)
-    fused.branch2_bias = None
+    fused.branch1_bias, fused.branch2_bias = nn.Parameter(shift), None
     return fused
 
 
