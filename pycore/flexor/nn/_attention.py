@@ -79,7 +79,7 @@ class OmniAttention(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def update_temperature(self, temperature: float) -> None:
-        self.temperature = temperature
+        self.temperature = float(temperature)
 
     def forward(self, input: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """The attentions to channels, filters, taps and kernels: (B, _) each, None where there is none."""
@@ -100,7 +100,8 @@ class OmniAttention(nn.Module):
 
 def _head(weight: Tensor, bias: Tensor | None, hidden: Tensor, temperature: float) -> Tensor:
     """A 1x1 convolution of a 1x1 map, over the temperature."""
-    return F.linear(hidden, weight.flatten(1), bias) / temperature
+    scores = F.linear(hidden, weight.flatten(1), bias)
+    return scores if temperature == 1.0 else scores / temperature
 
 
 def _norm(kind: str, channels: int) -> nn.Module:

@@ -165,7 +165,7 @@ class DyConv2d(nn.Module):
 
     def update_temperature(self, temperature: float) -> None:
         """Sets what the attention is divided by before its softmax; not in the state_dict."""
-        self.attention.temperature = temperature
+        self.attention.temperature = float(temperature)
 
     def forward(self, input: Tensor) -> Tensor:
         attention = self.attention(input)
