@@ -14,7 +14,9 @@ namespace py = pybind11;
 namespace flexor {
 void register_deform(py::module_& m);
 void register_grid(py::module_& m);
+void register_odconv2d(py::module_& m);
 void register_warp(py::module_& m);
+void register_xcorr2d(py::module_& m);
 void register_xcorr2d_depthwise(py::module_& m);
 }  // namespace flexor
 
@@ -37,6 +39,8 @@ PYBIND11_MODULE(_C, m) {
   });
   register_deform(m);
   register_grid(m);
+  register_odconv2d(m);
   register_warp(m);
+  register_xcorr2d(m);
   register_xcorr2d_depthwise(m);
 }

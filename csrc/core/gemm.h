@@ -60,6 +60,14 @@ struct BlockedB {  // b(k, j) = p[(first + j) / 16 * block + k * 16 + (first + j
 };
 
 template <class T>
+struct IndexedB {  // b(k, j) = p[offset[k] + j]
+  const T* p;
+  const int64_t* offset;
+  FLEXOR_INLINE const T* at(int j) const { return p + *offset + j; }
+  FLEXOR_INLINE void advance() { ++offset; }
+};
+
+template <class T>
 struct RowsC {  // c(i, j) = p[i * stride + j]
   T* p;
   int64_t stride;
@@ -75,10 +83,9 @@ struct BlockedC {  // c(i, j) = p[(first + j) / 16 * block + i * 16 + (first + j
   }
 };
 
-template <class T, int MR, int NV, class A, class B, class C>
+template <class T, int MR, int NV, int L = kLanes<T>, class A, class B, class C>
 FLEXOR_INLINE void gemm_micro(int64_t depth, A a, B b, C c, bool accumulate) {
-  using V = Vec<T>;
-  constexpr int L = kLanes<T>;
+  using V = Vec<T, L>;
   V acc[MR][NV];
   if (accumulate) {
     unroll<MR>([&](auto i) __attribute__((always_inline)) {
@@ -117,6 +124,34 @@ constexpr int kPanelRows[4] = {0, 4, 4, 4};
 constexpr int kRowUnit = 4;
 #endif
 constexpr int kTallRows = kVectorBytes == 64 ? 8 : 4;  // rows where B is three vectors wide
+
+// gemm_micro of a height known at run time, 1 to kTallRows.
+template <class T, int NV, int L = kLanes<T>, class A, class B, class C>
+inline void gemm_tall(int height, int64_t depth, A a, B b, C c, bool add) {
+  switch (height) {
+    case 1: return gemm_micro<T, 1, NV, L>(depth, a, b, c, add);
+    case 2: return gemm_micro<T, 2, NV, L>(depth, a, b, c, add);
+    case 3: return gemm_micro<T, 3, NV, L>(depth, a, b, c, add);
+#if FLEXOR_ISA_avx512
+    case 4: return gemm_micro<T, 4, NV, L>(depth, a, b, c, add);
+    case 5: return gemm_micro<T, 5, NV, L>(depth, a, b, c, add);
+    case 6: return gemm_micro<T, 6, NV, L>(depth, a, b, c, add);
+    case 7: return gemm_micro<T, 7, NV, L>(depth, a, b, c, add);
+#endif
+    default: return gemm_micro<T, kTallRows, NV, L>(depth, a, b, c, add);
+  }
+}
+
+// Rows in slices of nearly equal height, at most kTallRows: visit(first row, height).
+template <class Visit>
+FLEXOR_INLINE void for_slices(int64_t rows, Visit visit) {
+  const int64_t slices = ceil_div(rows, kTallRows);
+  for (int64_t s = 0, row = 0; s < slices; ++s) {
+    const int64_t height = (rows - row + slices - s - 1) / (slices - s);
+    visit(row, static_cast<int>(height));
+    row += height;
+  }
+}
 
 // Vectors of the next panel when `left` remain: 3 where it divides, else 2, so that 1 is left only alone.
 FLEXOR_INLINE int panel_vectors(int64_t left) { return left % 3 == 0 ? 3 : left == 1 ? 1 : 2; }

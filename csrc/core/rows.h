@@ -12,6 +12,15 @@ namespace flexor::FLEXOR_ISA {
 template <class T>
 constexpr DType kOwnDType = sizeof(T) == 8 ? DType::f64 : DType::f32;
 
+inline bool is_contiguous(const TensorView& view) {
+  int64_t packed = 1;
+  for (int d = view.ndim - 1; d >= 0; --d) {
+    if (view.size[d] != 1 && view.stride[d] != packed) return false;
+    packed *= view.size[d];
+  }
+  return true;
+}
+
 FLEXOR_INLINE uint32_t bits_of(float x) {
   uint32_t u;
   __builtin_memcpy(&u, &x, 4);

@@ -112,11 +112,11 @@ FLEXOR_INLINE T round_of(T x) {  // halves to even
 }
 
 template <class T>
-FLEXOR_INLINE T smaller(T a, T b) {
+FLEXOR_INLINE constexpr T smaller(T a, T b) {
   return b < a ? b : a;
 }
 template <class T>
-FLEXOR_INLINE T larger(T a, T b) {
+FLEXOR_INLINE constexpr T larger(T a, T b) {
   return a < b ? b : a;
 }
 FLEXOR_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -240,7 +240,7 @@ class Backward {
     const T* weights = weights_ + group * g_.group_outputs * row + unit % g_.group_units * g_.taps;
     for (int64_t k = 0; k < steps; k += kTallRows)
       for (int64_t i = 0; i < rows; i += row_unit_)
-        gemm_tall<T>(static_cast<int>(smaller<int64_t>(kTallRows, steps - k)), g_.group_outputs,
+        gemm_tall<T, 3>(static_cast<int>(smaller<int64_t>(kTallRows, steps - k)), g_.group_outputs,
                      ColumnsA<T>{weights + k, row}, RowsB<T>{s.grad_out + i, rows},
                      RowsC<T>{s.columns + k * rows + i, rows}, false);
   }

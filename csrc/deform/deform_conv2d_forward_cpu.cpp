@@ -223,14 +223,11 @@ class Forward {
     const int64_t row = g_.group_channels * g_.taps, steps = count * g_.taps;
     const int64_t first = (run.unit + u) % g_.group_units * g_.taps;
     const T* weights = weights_ + run.group * g_.group_outputs * row + first;
-    const int64_t slices = ceil_div(g_.group_outputs, kTallRows);
-    for (int64_t s = 0, o = 0; s < slices; ++s) {
-      const int64_t height = (g_.group_outputs - o + slices - s - 1) / (slices - s);
+    for_slices(g_.group_outputs, [&](int64_t o, int height) {
       for (int64_t i = 0; i < rows; i += kFewUnit)
-        gemm_tall<T>(static_cast<int>(height), steps, RowsA<T>{weights + o * row, row}, RowsB<T>{columns + i, rows},
-                     RowsC<T>{out + o * rows + i, rows}, u > 0);
-      o += height;
-    }
+        gemm_tall<T, 3>(height, steps, RowsA<T>{weights + o * row, row}, RowsB<T>{columns + i, rows},
+                        RowsC<T>{out + o * rows + i, rows}, u > 0);
+    });
   }
 
   void store_tile(const Run& run, int64_t image, int64_t first, int64_t n, int64_t rows, const T* out) const {

@@ -64,23 +64,6 @@ inline void clear_block_tail(T* block, int64_t rows, int64_t from) {
     for (int64_t k = from; k < kBlock; ++k) block[i * kBlock + k] = T(0);
 }
 
-// gemm_micro of a height known at run time, 1 to kTallRows, three vectors wide.
-template <class T, class A, class B, class C>
-inline void gemm_tall(int height, int64_t depth, A a, B b, C c, bool add) {
-  switch (height) {
-    case 1: return gemm_micro<T, 1, 3>(depth, a, b, c, add);
-    case 2: return gemm_micro<T, 2, 3>(depth, a, b, c, add);
-    case 3: return gemm_micro<T, 3, 3>(depth, a, b, c, add);
-#if FLEXOR_ISA_avx512
-    case 4: return gemm_micro<T, 4, 3>(depth, a, b, c, add);
-    case 5: return gemm_micro<T, 5, 3>(depth, a, b, c, add);
-    case 6: return gemm_micro<T, 6, 3>(depth, a, b, c, add);
-    case 7: return gemm_micro<T, 7, 3>(depth, a, b, c, add);
-#endif
-    default: return gemm_micro<T, kTallRows, 3>(depth, a, b, c, add);
-  }
-}
-
 // The weights as [output][channel][tap] in the dtype that is computed in.
 template <class T>
 inline void copy_weights_to(const DeformConv2dParams& p, const Geometry& g, T* dst) {
