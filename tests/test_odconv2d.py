@@ -3,6 +3,7 @@
 
 from typing import NamedTuple
 
+import flexor
 import pytest
 import torch
 import torch.nn.functional as F
@@ -369,6 +370,11 @@ def test_one_dimension(way, n):
     expected = grouped_convolution([t.double().cpu() for t in as_images], case).squeeze(2)
     assert_close(found, expected, 1e-5)
     assert_close(reference.odconv1d(*tensors, stride=2, padding=3, dilation=2, groups=2), expected, 1e-5)
+
+
+def test_explain():
+    text = flexor.explain(ops.odconv1d, torch.zeros(2, 6, 5), torch.zeros(1, 4, 6, 3), padding=1)
+    assert text.startswith("odconv2d on cpu torch.float32")
 
 
 def bad(**changes):

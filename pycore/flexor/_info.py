@@ -16,6 +16,9 @@ from torch import Tensor
 from . import _C, _backend
 
 
+_RUNS_ON = {"odconv1d": "odconv2d"}  # ops whose kernels are another's
+
+
 class Info(dict[str, Any]):
     """A dict that prints as a table."""
 
@@ -85,6 +88,7 @@ def explain(op: str | Callable[..., Any], *args: Any, **kwargs: Any) -> str:
     if not tensors:
         raise ValueError(f"explain: {name} needs the tensors that it would be called with")
     device, dtype = tensors[0].device, tensors[0].dtype
+    name = _RUNS_ON.get(name, name)
     reasons = {backend: _backend.why_not(backend, name, device, dtype) for backend in _backend.NAMES}
     try:
         chosen = _backend.choose(name, device, dtype, bound.get("backend"))
