@@ -15,7 +15,6 @@ from torch import Tensor
 
 from . import _C, _backend
 
-
 _RUNS_ON = {"odconv1d": "odconv2d"}  # ops whose kernels are another's
 
 
