@@ -172,7 +172,8 @@ def scaled_conv_kernel(
                 one = tl.load(weight + i * kernel_stride + at, mask=weight_valid, other=0.0)
                 mixed += tl.load(kernel_scale + image * KERNELS + i).to(COMPUTE) * one.to(COMPUTE)
             if SCALED:
-                scale = scale_at(tap_scale, image * TAPS + tap, tap < TAPS, COMPUTE)
+                scale = tl.full((LANES * PAIRS,), 1.0, COMPUTE)
+                scale *= scale_at(tap_scale, image * TAPS + tap, tap < TAPS, COMPUTE)
                 scale *= scale_at(source_scale, image * (groups * GROUP_SOURCES) + channel, k_valid, COMPUTE)
                 mixed *= on_pixels(scale, PIXEL_AXIS)
             weights = mixed.to(weight.dtype.element_ty)

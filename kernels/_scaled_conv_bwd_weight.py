@@ -137,11 +137,12 @@ def scaled_conv_bwd_weight_kernel(
             else:
                 product = tl.dot(values, tl.trans(d_out), product, input_precision=PRECISION, out_dtype=COMPUTE)
 
-        k_scale = scale_at(tap_scale, image * TAPS + tap, tap < TAPS, COMPUTE)
+        k_scale = tl.full((LANES * PAIRS,), 1.0, COMPUTE)
+        k_scale *= scale_at(tap_scale, image * TAPS + tap, tap < TAPS, COMPUTE)
         k_scale *= scale_at(channel_scale, image * channels + channel, k_valid, COMPUTE)
-        k_scale += tl.zeros((LANES * PAIRS,), COMPUTE)
-        o_scale = scale_at(out_scale, image * (groups * GROUP_OUTPUTS) + out, out_valid, COMPUTE)
-        o_scale = tl.expand_dims(o_scale + tl.zeros((BLOCK_N,), COMPUTE), 0)
+        o_scale = tl.full((BLOCK_N,), 1.0, COMPUTE)
+        o_scale *= scale_at(out_scale, image * (groups * GROUP_OUTPUTS) + out, out_valid, COMPUTE)
+        o_scale = tl.expand_dims(o_scale, 0)
         mixed = tl.zeros((LANES * PAIRS, BLOCK_N), COMPUTE)
         mixed_rows = tl.zeros((LANES * PAIRS,), COMPUTE)
         new_sums = ()
@@ -200,9 +201,8 @@ def weight_tile(channels: int, outputs: int, kernels: int, dtype: torch.dtype) -
     wide = dtype.itemsize > 2
     lanes, pairs = Lanes.of(channels, 32 if wide else 64)
     block_n = max(16, min(32 if kernels > 1 and not wide else 64, triton.next_power_of_2(outputs)))
-    block_m = 16 if dtype == torch.float64 else 32 if wide or channels < 16 else 64
-    num_warps = 4 if wide and kernels == 1 else 8
-    return WeightTile(min(kernels, 4), block_m, block_n, lanes, pairs, num_warps, num_stages=2)
+    block_m = 16 if wide else 32 if channels < 16 else 64
+    return WeightTile(min(kernels, 4), block_m, block_n, lanes, pairs, num_warps=8, num_stages=2)
 
 
 class Sums(NamedTuple):

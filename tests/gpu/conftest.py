@@ -11,7 +11,10 @@ IN_INTERPRETER = [
     "test_gpu_check.py",
     "test_interpreter.py",
     "test_kernels_deform_conv2d.py",
+    "test_kernels_grid_conv.py",
+    "test_kernels_odconv2d.py",
     "test_kernels_warp.py",
+    "test_kernels_xcorr2d.py",
     "test_route.py",
 ]
 collect_ignore = ["test_gates.py"] if INTERPRETED else IN_INTERPRETER

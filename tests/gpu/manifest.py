@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ahead-of-time compilation of every Triton kernel for every target, without a GPU.
 
-The launchers of `flexor.kernels` run on meta tensors; what they would have launched (arguments,
+The launchers of `flexor.kernels` run on meta tensors (manifest_cases.py); what they would have launched (arguments,
 specialisation, block sizes) is recorded and compiled for each target. What the compiler made of it
 (registers, spills, shared memory, tensor-core and wide-load instructions, atomics) is compared with the
 committed manifest.json.
@@ -24,7 +24,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -34,9 +34,8 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 # Nothing may come from an earlier compilation.
 os.environ["TRITON_ALWAYS_COMPILE"] = "1"
 
-import torch
 import triton
-from flexor.kernels import affine_warp2d, deform_conv2d, warp2d
+from manifest_cases import CASES
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime import jit
@@ -86,90 +85,20 @@ def recorded_launches() -> Iterator[list[Launch]]:
         jit.JITFunction.run = original
 
 
-def deform(
-    channels: int,
-    size: tuple[int, int],
-    offset_groups: int,
-    dtype: torch.dtype,
-    channels_last: bool,
-    tf32: bool = False,
-    groups: int = 1,
-) -> Callable[[], None]:
-    """A launcher of all passes of a 3x3 modulated convolution, batch 8."""
-
-    def run() -> None:
-        format = torch.channels_last if channels_last else torch.contiguous_format
-        meta = {"device": "meta", "dtype": dtype}
-        input = torch.empty(8, channels, *size, **meta, memory_format=format)
-        offset = torch.empty(8, 18 * offset_groups, *size, **meta)
-        mask = torch.empty(8, 9 * offset_groups, *size, **meta)
-        weight = torch.empty(channels, channels // groups, 3, 3, **meta)
-        bias = torch.empty(channels, **meta)
-        geometry = ((1, 1), (1, 1), (1, 1), groups, offset_groups)
-        allowed = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-        try:
-            deform_conv2d.forward(input, offset, weight, bias, mask, *geometry)
-            for deterministic in (False, True):
-                needs = (True, True, not deterministic, False, True)
-                deform_conv2d.backward(input, input, offset, weight, mask, *geometry, needs, deterministic)
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = allowed
-
-    return run
-
-
-def warp(dtype: torch.dtype, channels_last: bool, affine: bool) -> Callable[[], None]:
-    """A launcher of all passes of a warp of 48 channels, batch 8."""
-
-    def run() -> None:
-        format = torch.channels_last if channels_last else torch.contiguous_format
-        input = torch.empty(8, 48, 96, 72, device="meta", dtype=dtype, memory_format=format)
-        if affine:
-            matrix = torch.empty(8, 2, 3, device="meta")
-            affine_warp2d.forward(input, matrix, (96, 72), "bilinear", "zeros")
-            affine_warp2d.backward(input, input, matrix, "bilinear", "zeros", (True, True), False)
-        else:
-            flow = torch.empty(8, 2, 96, 72, device="meta", dtype=dtype)
-            warp2d.forward(input, flow, "bilinear", "border")
-            for deterministic in (False, True):
-                warp2d.backward(input, input, flow, "bilinear", "border", (True, True), deterministic)
-
-    return run
-
-
-class Case(NamedTuple):
-    run: Callable[[], None]
-    matrix: bool = False  # the dots must use matrix instructions
-    wide: bool = False  # 16-byte loads must appear (AMD's wider waves cut the tile finer)
-    nvidia_only: bool = False
-
-
-CASES = {
-    "r50-256.bf16.nhwc": Case(deform(256, (56, 56), 1, torch.bfloat16, True), matrix=True, wide=True),
-    "r50-256.fp32.nchw": Case(deform(256, (56, 56), 1, torch.float32, False)),
-    "r50-256.tf32.nchw": Case(deform(256, (56, 56), 1, torch.float32, False, tf32=True), matrix=True, nvidia_only=True),
-    "r50-64.fp64.nchw": Case(deform(64, (56, 56), 1, torch.float64, False), nvidia_only=True),
-    "fami.fp16.nchw": Case(deform(48, (96, 72), 12, torch.float16, False), matrix=True),
-    "dcpose.bf16.nchw": Case(deform(17, (96, 72), 17, torch.bfloat16, False), matrix=True),
-    "dcpose.fp32.nchw": Case(deform(17, (96, 72), 17, torch.float32, False)),
-    "uneven-groups.bf16.nchw": Case(deform(24, (32, 32), 3, torch.bfloat16, False, groups=4)),
-    "single.fp32.nchw": Case(deform(1, (1, 1), 1, torch.float32, False)),  # sizes of 1 become constants
-    "flow.bf16.nhwc": Case(warp(torch.bfloat16, True, affine=False), wide=True),
-    "flow.fp32.nchw": Case(warp(torch.float32, False, affine=False)),
-    "affine.fp32.nchw": Case(warp(torch.float32, False, affine=True)),
-}
 QUICK_TARGETS = ("sm_80", "sm_90", "gfx942")
 
 
 def launch_names(launches: list[Launch]) -> dict[str, Launch]:
-    """Names the launches of one case; the variant whose image gradient is in fixed point is called .deterministic."""
+    """Names the launches of one case; the image gradient in fixed point is called .deterministic, a convolution
+    turned round .transposed."""
     named = {}
     for launch in launches:
         name = launch.kernel.fn.__name__.removesuffix("_kernel")
         bound = dict(zip(launch.kernel.arg_names, launch.args, strict=False))
         if bound.get("fixed_point_scale") is not None:
             name += ".deterministic"
+        if launch.kwargs.get("TRANSPOSED"):
+            name += ".transposed"
         named[name] = launch
     return named
 
