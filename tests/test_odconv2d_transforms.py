@@ -273,14 +273,19 @@ def test_trace_script_and_symbolic_trace():
 
 @pytest.mark.compiles
 @pytest.mark.filterwarnings("ignore:.torch.jit.(load|save):DeprecationWarning")
-@pytest.mark.parametrize("options", [{}, {"groups": 4}, {"kernel_num": 1, "norm": "ln", "bias": True}], ids=str)
-def test_script(options, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("ODConv2d", {}), ("ODConv2d", {"groups": 4}), ("ODConv1d", {"kernel_num": 1, "norm": "ln", "bias": True})],
+    ids=["plain", "depthwise", "one-dimension"],
+)
+def test_script(kind, options, tmp_path):
     """TorchScript, saved and loaded, trains with the eager layer's numbers; the temperature stays an attribute."""
-    layer = flexor.nn.ODConv2d(4, 4, 3, padding=1, **options)
+    layer = getattr(flexor.nn, kind)(4, 4, 3, padding=1, **options)
     layer.update_temperature(3.0)
     torch.jit.script(layer).save(tmp_path / "layer.pt")
     scripted = torch.jit.load(tmp_path / "layer.pt")
-    for input in (torch.randn(3, 4, 5, 6), torch.randn(1, 4, 6, 5)):
+    for size in ((3, 4, 5, 6), (1, 4, 6, 5)):
+        input = torch.randn(size[: layer.weight.dim() - 1])
         assert_close(scripted(input), layer(input), 1e-6)
     found, expected = (torch.autograd.grad(run(input).sum(), list(run.parameters())) for run in (scripted, layer))
     for a, b in zip(found, expected, strict=True):

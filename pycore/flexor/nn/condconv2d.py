@@ -112,6 +112,9 @@ class KernelAttention(nn.Module):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.fc2.bias)
 
+    def update_temperature(self, temperature: float) -> None:
+        self.temperature = float(temperature)
+
     def forward(self, input: Tensor) -> Tensor:
         hidden = F.linear(input.flatten(2).mean(2), self.fc1.weight.flatten(1)).relu()
         return (F.linear(hidden, self.fc2.weight.flatten(1), self.fc2.bias) / self.temperature).softmax(1)
@@ -165,7 +168,7 @@ class DyConv2d(nn.Module):
 
     def update_temperature(self, temperature: float) -> None:
         """Sets what the attention is divided by before its softmax; not in the state_dict."""
-        self.attention.temperature = float(temperature)
+        self.attention.update_temperature(temperature)
 
     def forward(self, input: Tensor) -> Tensor:
         attention = self.attention(input)

@@ -218,8 +218,16 @@ class ODConv1d(ODConvNd):
 
     def forward(self, input: Tensor) -> Tensor:
         channel, filter, spatial, kernel = self.attention(input)
-        geometry = self.stride[0], self.padding[0], self.dilation[0], self.groups
-        output = odconv1d(input, self.weight, channel, filter, spatial, kernel, *geometry)
+        if torch.jit.is_scripting():
+            output = torch.ops.flexor.odconv2d(
+                input.unsqueeze(2), self.weight.unsqueeze(3), channel, filter, spatial, kernel,
+                (1, self.stride[0]), (0, self.padding[0]), (1, self.dilation[0]), self.groups, None,
+            ).squeeze(2)  # fmt: skip
+        else:
+            output = odconv1d(
+                input, self.weight, channel, filter, spatial, kernel,
+                self.stride[0], self.padding[0], self.dilation[0], self.groups,
+            )  # fmt: skip
         return output if self.bias is None else output + self.bias[:, None]
 
 
@@ -250,10 +258,10 @@ def annealed_temperature(iteration: int, total: int, start: float = 30.0) -> flo
 
 
 def update_temperature(model: nn.Module, temperature: float) -> None:
-    """Sets the temperature of every layer of a model that has one.
+    """Sets the temperature of everything inside a model that has a method of this name.
 
     Args:
-        model: any module, its ODConv layers anywhere inside.
+        model: any module, its dynamic layers anywhere inside.
         temperature: positive; 1 for inference.
 
     Raises:
@@ -264,8 +272,6 @@ def update_temperature(model: nn.Module, temperature: float) -> None:
     for module in model.modules():
         if module is not model and hasattr(module, "update_temperature"):
             module.update_temperature(temperature)
-    if isinstance(model, ODConvNd):
-        model.update_temperature(temperature)
 
 
 def fuse_odconv_bn_eval(odconv: Layer, bn: nn.modules.batchnorm._BatchNorm) -> Layer:
