@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ._common import checked_grid, on_device
-from ._gemm import BUSY_GRID, uses_tensor_cores
+from ._gemm import BUSY_GRID
 from ._grid_conv_shared import NAME, Call, GridTile, load_attention, load_term, padded
 
 
@@ -138,7 +138,7 @@ def cell_gradients(
     batch, channels, height, width = input.shape
     outputs = grad_output.shape[1]
     weight = padded(call.weight.transpose(1, 2))
-    tile = GridTile.of(batch, channels, outputs, input, (64, 64, 32 if uses_tensor_cores(input) else 16))
+    tile = GridTile.of(batch, channels, outputs, input, (64, 64, 32 if input.dtype.itemsize == 2 else 16))
     m_blocks, n_blocks = triton.cdiv(batch, tile.BLOCK_M), triton.cdiv(channels, tile.BLOCK_N)
     grad_input = torch.empty_like(input) if need_input else None
     sums = None

@@ -23,7 +23,6 @@ import triton
 import triton.language as tl
 
 from ._common import check_supported, checked_grid, on_device
-from ._gemm import uses_tensor_cores
 from ._grid_conv_bwd import cell_gradients, weight_gradients
 from ._grid_conv_shared import NAME, Call, GridTile, load_attention, load_term, padded
 
@@ -104,7 +103,7 @@ def forward(
     weight = padded(call.weight)
     biases = [bias for bias in (bias1, bias2) if bias is not None]
     bias = sum(b.to(torch.promote_types(b.dtype, torch.float32)) for b in biases) if biases else None
-    tile = GridTile.of(batch, outputs, channels, input, (64, 64, 32 if uses_tensor_cores(input) else 16))
+    tile = GridTile.of(batch, outputs, channels, input, (64, 64, 32 if input.dtype.itemsize == 2 else 16))
     m_blocks, n_blocks = triton.cdiv(batch, tile.BLOCK_M), triton.cdiv(outputs, tile.BLOCK_N)
     with on_device(input):
         grid_conv_fwd_kernel[checked_grid(NAME, m_blocks * call.cells * n_blocks)](

@@ -143,6 +143,7 @@ class Case(NamedTuple):
     matrix: bool = False  # the dots must use matrix instructions
     wide: bool = False  # 16-byte loads must appear (AMD's wider waves cut the tile finer)
     nvidia_only: bool = False
+    quick: bool = True  # also in the short check
 
 
 CASES = {
@@ -158,24 +159,27 @@ CASES = {
     "flow.bf16.nhwc": Case(warp(torch.bfloat16, True, affine=False), wide=True),
     "flow.fp32.nchw": Case(warp(torch.float32, False, affine=False)),
     "affine.fp32.nchw": Case(warp(torch.float32, False, affine=True)),
-    "od-64-n1.bf16.nhwc": Case(dynamic(64, (56, 56), 1, torch.bfloat16, True), matrix=True, wide=True),
-    "od-64-n4.bf16.nhwc": Case(dynamic(64, (56, 56), 4, torch.bfloat16, True), matrix=True, wide=True),
     "od-512-n4.bf16.nhwc": Case(dynamic(512, (7, 7), 4, torch.bfloat16, True), matrix=True, wide=True),
-    "od-128-n4.fp16.nchw": Case(dynamic(128, (28, 28), 4, torch.float16, False), matrix=True),
-    "od-128-n4.fp32.nchw": Case(dynamic(128, (28, 28), 4, torch.float32, False)),
-    "od-128-n1.fp32.nchw": Case(dynamic(128, (28, 28), 1, torch.float32, False, attended=False)),
-    "od-128-n4.tf32.nchw": Case(
-        dynamic(128, (28, 28), 4, torch.float32, False, tf32=True), matrix=True, nvidia_only=True
-    ),
-    "od-64-n4.fp64.nchw": Case(dynamic(64, (56, 56), 4, torch.float64, False), nvidia_only=True),
-    "od-96-n4-depthwise.fp32.nchw": Case(dynamic(96, (56, 56), 4, torch.float32, False, groups=96)),
-    "od-96-n4-depthwise.bf16.nhwc": Case(dynamic(96, (56, 56), 4, torch.bfloat16, True, groups=96)),
-    "od-24-n4-groups.bf16.nchw": Case(dynamic(24, (32, 32), 4, torch.bfloat16, False, groups=4), matrix=True),
-    "xcorr-17.fp32.nchw": Case(matching(17, 256, 64, 7, torch.float32, False)),
     "xcorr-17.bf16.nhwc": Case(matching(17, 256, 64, 7, torch.bfloat16, True)),
     "grid-256.bf16": Case(grid(256, 256, 1024, torch.bfloat16), matrix=True, wide=True),
-    "grid-256.fp32": Case(grid(256, 256, 1024, torch.float32)),
-    "grid-256.tf32": Case(grid(256, 256, 1024, torch.float32, tf32=True), matrix=True, nvidia_only=True),
-    "grid-256.fp64": Case(grid(256, 256, 200, torch.float64), nvidia_only=True),
-    "grid-2.fp32": Case(grid(2, 256, 1, torch.float32)),
+} | {
+    name: case._replace(quick=False)
+    for name, case in {
+        "od-64-n1.bf16.nhwc": Case(dynamic(64, (56, 56), 1, torch.bfloat16, True), matrix=True, wide=True),
+        "od-64-n4.bf16.nhwc": Case(dynamic(64, (56, 56), 4, torch.bfloat16, True), matrix=True, wide=True),
+        "od-128-n4.fp16.nchw": Case(dynamic(128, (28, 28), 4, torch.float16, False), matrix=True),
+        "od-128-n4.fp32.nchw": Case(dynamic(128, (28, 28), 4, torch.float32, False)),
+        "od-128-n1.fp32.nchw": Case(dynamic(128, (28, 28), 1, torch.float32, False, attended=False)),
+        "od-128-n4.tf32.nchw": Case(
+            dynamic(128, (28, 28), 4, torch.float32, False, tf32=True), matrix=True, nvidia_only=True
+        ),
+        "od-64-n4.fp64.nchw": Case(dynamic(64, (56, 56), 4, torch.float64, False), nvidia_only=True),
+        "od-96-n4-depthwise.bf16.nhwc": Case(dynamic(96, (56, 56), 4, torch.bfloat16, True, groups=96)),
+        "od-24-n4-groups.bf16.nchw": Case(dynamic(24, (32, 32), 4, torch.bfloat16, False, groups=4), matrix=True),
+        "xcorr-17.fp32.nchw": Case(matching(17, 256, 64, 7, torch.float32, False)),
+        "grid-256.fp32": Case(grid(256, 256, 1024, torch.float32)),
+        "grid-256.tf32": Case(grid(256, 256, 1024, torch.float32, tf32=True), matrix=True, nvidia_only=True),
+        "grid-256.fp64": Case(grid(256, 256, 200, torch.float64), nvidia_only=True),
+        "grid-2.fp32": Case(grid(2, 256, 1, torch.float32)),
+    }.items()
 }
