@@ -27,57 +27,39 @@ void for_planes(const XcorrDepthwiseParams& p, const PlaneGeometry& g, Visit vis
 
 template <class T>
 void forward(const XcorrDepthwiseParams& p) {
-  const PlaneGeometry g = geometry(p);
-  for_planes<T>(p, g, [&](DepthwisePlane<T>& plane, int64_t n, int64_t c) {
-    PlanePixels(p.kernel).load(plane.taps(), n, c, 0, g.kh * g.kw);
+  for_planes<T>(p, geometry(p), [&](DepthwisePlane<T>& plane, int64_t n, int64_t c) {
+    plane.read_taps(p.kernel, n, c);
     plane.forward(p.input, p.output, n, c);
   });
 }
 
 template <class T>
-bool finite(const T* values, int64_t n) {
-  T nothing = T(0);
-  for (int64_t i = 0; i < n; ++i) nothing += values[i] - values[i];
-  return nothing == T(0);
-}
-
-template <class T>
-void grad_input_by_rows(const XcorrDepthwiseParams& p, DepthwisePlane<T>& plane, int64_t n, int64_t c) {
-  PlanePixels(p.kernel).load(plane.taps(), n, c, 0, p.kernel.size[2] * p.kernel.size[3]);
-  plane.grad_input(p.output, p.grad_input, n, c);
-}
-
-template <class T>
 void grad_input(const XcorrDepthwiseParams& p) {
   const PlaneGeometry g = geometry(p);
-  const auto by_rows = [&](DepthwisePlane<T>& plane, int64_t n, int64_t c) { grad_input_by_rows(p, plane, n, c); };
+  const auto by_rows = [&](DepthwisePlane<T>& plane, int64_t n, int64_t c) {
+    plane.read_taps(p.kernel, n, c);
+    plane.grad_input(p.output, p.grad_input, n, c);
+  };
   if (g.sy != 1 || g.sx != 1) return for_planes<T>(p, g, by_rows);
   for_planes<T>(p, g.transposed(), [&](DepthwisePlane<T>& plane, int64_t n, int64_t c) {
-    const int64_t count = g.kh * g.kw;
-    T* taps = plane.taps();
-    PlanePixels(p.kernel).load(taps, n, c, 0, count);
-    if (!finite(taps, count)) {  // it must not meet the zeros around the gradient
-      DepthwisePlane<T> exact(g);
-      const SharedBuffer buffer(exact.workspace());
-      exact.use(buffer.as<void>());
-      return by_rows(exact, n, c);
+    plane.read_taps(p.kernel, n, c);
+    if (plane.finite_taps()) {
+      plane.reverse_taps();
+      return plane.forward(p.output, p.grad_input, n, c);
     }
-    for (int64_t i = 0; i < count / 2; ++i) {
-      const T tap = taps[i];
-      taps[i] = taps[count - 1 - i];
-      taps[count - 1 - i] = tap;
-    }
-    plane.forward(p.output, p.grad_input, n, c);
+    DepthwisePlane<T> exact(g);  // such a tap must not meet the zeros around the gradient
+    const SharedBuffer buffer(exact.workspace());
+    exact.use(buffer.as<void>());
+    by_rows(exact, n, c);
   });
 }
 
 template <class T>
 void backward(const XcorrDepthwiseParams& p) {
-  const PlaneGeometry g = geometry(p);
   if (p.grad_kernel)
-    for_planes<T>(p, g, [&](DepthwisePlane<T>& plane, int64_t n, int64_t c) {
+    for_planes<T>(p, geometry(p), [&](DepthwisePlane<T>& plane, int64_t n, int64_t c) {
       plane.grad_taps(p.input, p.output, n, c);
-      PlanePixels(p.grad_kernel).store(plane.taps(), n, c, 0, g.kh * g.kw);
+      plane.write_taps(p.grad_kernel, n, c);
     });
   if (p.grad_input && p.grad_input.numel() > 0) grad_input<T>(p);
 }
