@@ -107,6 +107,8 @@ def train(
         fail(f"stopped; the same command goes on from the last epoch in {out}")
     except (ValueError, OSError) as error:
         fail(str(error))
+    finally:
+        lift_parallel.stop()
 
 
 @lift_app.command("eval")

@@ -49,13 +49,14 @@ def skeletons(report: Report) -> bytes:
     actions = np.array(report.actions)
     names = np.unique(actions)
     names = names[np.unique(np.linspace(0, len(names) - 1, ROWS).astype(int))]
-    figure = Figure(figsize=(2.6 * (1 + len(runs)), 2.7 * len(names)), layout="constrained")
+    figure = Figure(figsize=(2.6 * (1 + len(runs)), 2.7 * len(names) + 0.3), layout="constrained")
+    figure.suptitle("grey: the truth, from the side; coloured: lifted; mm: protocol 1", fontsize=9)
     for row, action in enumerate(names):
         candidates = np.flatnonzero(actions == action)
         sample = candidates[np.argsort(first[candidates])[len(candidates) // 2]]
         place = (len(names), 1 + len(runs))
         axes = figure.add_subplot(*place, row * place[1] + 1)
-        axes.set_title(f"{action}: detected joints" if row else f"{action}: detected joints, as given", fontsize=8)
+        axes.set_title(f"{action}: detected joints", fontsize=8)
         _draw_flat(axes, report.samples.inputs[sample])
         target = report.samples.targets[sample]
         for column, run in enumerate(runs):

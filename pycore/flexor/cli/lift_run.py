@@ -73,7 +73,7 @@ class Mocap:
         digest, hold_out = facts.pop("digest"), facts.pop("hold_out")
         view = ViewSettings(**facts | {"distance": tuple(facts["distance"]), "height": tuple(facts["height"])})
         if other is not None:
-            return cls.load(other, hold_out=None, view=view, **notes | {"source": other})
+            return cls.load(hold_out=None, view=view, **notes | {"source": other})
         mocap = cls.load(hold_out=hold_out, view=view, **notes)
         if mocap.clips.digest != digest:
             raise MocapError(
@@ -137,7 +137,7 @@ def evaluate(folders: Sequence[Path], mocap: Mocap, device: str) -> Report:
     """Lift the held-out samples by every run's network."""
     samples = mocap.test()
     runs, predictions = [], {}
-    for folder in folders:
+    for folder in sorted(folders):
         model, settings, state = load(folder / CHECKPOINT)
         if settings.name in predictions:
             raise CheckpointError(f"{folder}: there is more than one {settings.name}; evaluate one folder at a time")

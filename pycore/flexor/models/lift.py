@@ -73,9 +73,14 @@ def build(settings: LiftSettings) -> nn.Module:
 
 
 def loss_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean square error: on the 25 cells of the grid for a GridLifter, as published, on the joints for the others."""
+    """Mean square error as each network's authors have it.
+
+    On the 25 cells of the grid for a GridLifter, on standardised coordinates for a LinearLifter, else on the joints.
+    """
     if isinstance(model, GridLifter):
         return F.mse_loss(model(semantic_grid_transform(inputs)), semantic_grid_transform(targets))
+    if isinstance(model, LinearLifter):
+        return ((model(inputs) - targets) / model.target_std).square().mean()
     return F.mse_loss(model(inputs), targets)
 
 
@@ -125,7 +130,10 @@ class Training:
         self.facts: dict[str, Any] = json.loads(json.dumps({"settings": asdict(settings), "data": facts}))
         self.notes = notes or {}
         torch.manual_seed(settings.seed)
-        self.model = build(settings).to(device)
+        self.model = build(settings)
+        if isinstance(self.model, LinearLifter):
+            self.model.standardise(*map(torch.from_numpy, data.sample()))
+        self.model.to(device)
         if parallel.size() > 1:
             parallel.synchronise(self.model)
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=settings.rate)

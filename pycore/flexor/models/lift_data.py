@@ -148,10 +148,13 @@ class TrainingSet:
             self._order = turn, np.random.default_rng([self.seed, 0, turn]).permutation(len(self.joints))
         return self._order[1]
 
+    def sample(self) -> tuple[Floats, Floats]:
+        """Inputs and targets of every pose, seen once."""
+        return see(self.joints, self.settings, np.random.default_rng([self.seed, 2]))
+
     def mean_target(self) -> Floats:
         """The mean pose in front of the cameras, (17, 3): what one can answer without looking."""
-        _, targets = see(self.joints, self.settings, np.random.default_rng([self.seed, 2]))
-        return targets.mean(0)
+        return self.sample()[1].mean(0)
 
 
 def held_out_samples(clips: Clips, held_out: NDArray[np.bool_], settings: ViewSettings, views: int) -> Samples:

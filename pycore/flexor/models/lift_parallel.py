@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_f
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,6 +24,12 @@ def start() -> bool:
     if not dist.is_initialized():
         dist.init_process_group("gloo")
     return True
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -78,6 +84,20 @@ def synchronise(model: nn.Module) -> nn.Module:
     return model
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over the processes, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        whole = part.clone()
+        dist.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradient)
+
+
 class _WholeBatchNorm(nn.BatchNorm1d):
     # torch's own SyncBatchNorm refuses tensors on the CPU.
 
@@ -86,10 +106,10 @@ class _WholeBatchNorm(nn.BatchNorm1d):
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         dims = [0, *range(2, input.dim())]
         count = size() * input.numel() // input.shape[1]
-        mean = dist_f.all_reduce(input.sum(dims)) / count
+        mean = _Sum.apply(input.sum(dims)) / count
         view = (-1, *(1,) * (input.dim() - 2))
         centred = input - mean.view(view)
-        variance = dist_f.all_reduce(centred.square().sum(dims)) / count
+        variance = _Sum.apply(centred.square().sum(dims)) / count
         self._follow(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
         return centred * scale.view(view) + self.bias.view(view)

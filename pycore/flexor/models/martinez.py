@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The linear lifting network of Martinez et al., the usual baseline."""
 
+import torch
 from torch import Tensor, nn
 
 
 class LinearLifter(nn.Module):
     """Lifts 2-D poses to 3-D by fully connected residual blocks.
 
-    Linear, then `blocks` times [linear, batch norm, ReLU, dropout, twice; plus its input], then linear. The published
+    [Linear, batch norm, ReLU, dropout], `blocks` times [twice the same; plus its input], linear. Every coordinate goes
+    in and comes out standardised by the training's mean and standard deviation, see `standardise`. The published
     network may also bound the norm of its weights; this one does not.
 
     Args:
@@ -33,12 +35,28 @@ class LinearLifter(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
 
+        for name, numbers in (("input", 2), ("target", 3)):
+            self.register_buffer(f"{name}_mean", torch.zeros(joints, numbers))
+            self.register_buffer(f"{name}_std", torch.ones(joints, numbers))
+
+    input_mean: Tensor
+    input_std: Tensor
+    target_mean: Tensor
+    target_std: Tensor
+
+    def standardise(self, inputs: Tensor, targets: Tensor) -> None:
+        """Take means and deviations from samples (N, joints, 2) and (N, joints, 3); a constant coordinate's is 1."""
+        for name, values in (("input", inputs), ("target", targets)):
+            deviation = values.std(0)
+            getattr(self, f"{name}_mean").copy_(values.mean(0))
+            getattr(self, f"{name}_std").copy_(torch.where(deviation < 1e-6, 1.0, deviation))
+
     def forward(self, input: Tensor) -> Tensor:
         """Joints (B, joints, 2) to joints (B, joints, 3)."""
-        hidden = self.first(input.flatten(1))
+        hidden = self.first(((input - self.input_mean) / self.input_std).flatten(1))
         for block in self.blocks:
             hidden = hidden + block(hidden)
-        return self.last(hidden).unflatten(1, (self.joints, 3))
+        return self.target_mean + self.target_std * self.last(hidden).unflatten(1, (self.joints, 3))
 
 
 def _layer(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
