@@ -29,8 +29,6 @@ PUBLISHED = {
     ("od_mobilenetv2_100", 1): (4_940_185, 824),
     ("od_mobilenetv2_100", 4): (11_512_149, 926),
 }
-# Multiply-adds of the published code's convolutions, for one image of 224x224.
-MACS = {"od_resnet18": 1.8143e9, "od_resnet50": 4.0922e9, "od_mobilenetv2_100": 302.18e6}
 
 
 def on_meta(name, **options):
@@ -48,11 +46,10 @@ def test_published_sizes(name, kernel_num):
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("name", MACS)
-def test_published_work(name):
-    """The mixing of kernels comes on top."""
-    one, four = (odconv.count(on_meta(name, kernel_num=n)) for n in (1, 4))
-    assert abs(one.macs / MACS[name] - 1) < 1e-3
+def test_published_work():
+    """The convolutions of the published code, and on top the mixing of kernels."""
+    one, four = (odconv.count(on_meta("od_resnet18", kernel_num=n)) for n in (1, 4))
+    assert abs(one.macs / 1.8143e9 - 1) < 1e-3
     assert abs((four.macs - one.macs) / (four.parameters - one.parameters) * 3 / 4 - 1) < 0.01
 
 
@@ -244,8 +241,8 @@ def test_count():
 @pytest.mark.compiles
 def test_compile_and_export():
     torch._dynamo.reset()
-    model = odconv.ODResNet(odconv.BasicBlock, (1, 1, 1, 1), num_classes=5, kernel_num=2).eval()
-    input = torch.randn(2, 3, 32, 32)
+    model = odconv.InvertedResidual(8, 8, 1, 2, {"kernel_num": 2}).eval()
+    input = torch.randn(2, 8, 7, 7)
     with torch.no_grad():
         assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(input), model(input), 1e-5)
         batch = torch.export.Dim("batch", min=1)

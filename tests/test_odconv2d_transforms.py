@@ -181,22 +181,21 @@ def test_opcheck(needs):
 
 
 class Layer(nn.Module):
-    """Both dimensions and both temperatures, several kernels and one, depth-wise too."""
+    """Several kernels in two dimensions, one kernel in one, each at its own temperature."""
 
     def __init__(self):
         super().__init__()
         self.first = flexor.nn.ODConv2d(4, 6, 3, padding=1, kernel_num=2)
-        self.second = flexor.nn.ODConv2d(6, 6, 3, 2, 1, groups=6, kernel_num=1)
-        self.last = flexor.nn.ODConv1d(6, 5, 3, padding=1, bias=True)
-        self.second.update_temperature(5.0)
+        self.last = flexor.nn.ODConv1d(6, 5, 3, padding=1, kernel_num=1, bias=True)
+        self.last.update_temperature(5.0)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.last(self.second(self.first(input.relu()).relu()).mean(2)).sin()
+        return self.last(self.first(input.relu()).mean(2)).sin()
 
 
 @pytest.mark.compiles
 def test_compile():
-    """One graph, forward and backward, with sizes that change and with channels_last."""
+    """One graph, forward and backward, with sizes that change."""
     torch._dynamo.reset()
     layer = Layer()
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
@@ -206,17 +205,11 @@ def test_compile():
         found, expected = (torch.autograd.grad(run(input).sum(), wanted) for run in (compiled, layer))
         for a, b in zip(found, expected, strict=True):
             assert_close(a, b, 1e-4)
-    layer.eval()
-    for format in (torch.contiguous_format, torch.channels_last):
-        input = torch.randn(3, 4, 5, 6).to(memory_format=format)
-        with torch.no_grad():
-            found, expected = compiled(input), layer(input)
-        assert found.stride() == expected.stride()
-        assert_close(found, expected, 1e-5)
 
 
 @pytest.mark.compiles
 def test_inductor():
+    """channels_last in, channels_last out."""
     torch._dynamo.reset()
     layer = flexor.nn.ODConv2d(4, 6, 3, kernel_num=2).eval()
     input = torch.randn(3, 4, 5, 6).to(memory_format=torch.channels_last)
@@ -250,14 +243,12 @@ def test_compile_under_autocast():
 
 @pytest.mark.compiles
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("dynamic", [True, False])
-def test_export(strict, dynamic):
-    layer = Layer().eval()
-    auto = torch.export.Dim.AUTO
-    shapes = ({0: auto, 2: auto, 3: auto},) if dynamic else None
+def test_export(strict):
+    layer, auto = Layer().eval(), torch.export.Dim.AUTO
+    shapes = ({0: auto, 2: auto, 3: auto},)
     program = torch.export.export(layer, (torch.randn(2, 4, 5, 6),), strict=strict, dynamic_shapes=shapes)
-    assert [node.target for node in program.graph.nodes].count(OP) == 3
-    for size in ((2, 4, 5, 6), (3, 4, 7, 4))[: 1 + dynamic]:
+    assert [node.target for node in program.graph.nodes].count(OP) == 2
+    for size in ((2, 4, 5, 6), (3, 4, 7, 4)):
         input = torch.randn(size)
         assert_close(program.module()(input), layer(input), 1e-6)
 
@@ -296,8 +287,7 @@ def test_script(kind, options, tmp_path):
 
 
 ONNX = {
-    "depthwise": {"kernel_size": 3, "padding": 1, "groups": 8, "stride": 2},
-    "one-kernel": {"kernel_size": 3, "padding": 1, "kernel_num": 1},
+    "one-kernel-depthwise": {"kernel_size": 3, "padding": 1, "groups": 8, "stride": 2, "kernel_num": 1},
     "one-tap-one-kernel": {"kernel_size": 1, "kernel_num": 1, "groups": 2, "stride": 2},
     "geometry": {"kernel_size": (3, 2), "padding": (2, 1), "groups": 2, "stride": (2, 1), "dilation": (1, 3)},
 }
