@@ -4,7 +4,7 @@
     python bench/gpu_check.py [--out gpu_check.json] [--minutes 9]
 
 Values and gradients on CUDA tensors are compared with the float64 reference on the CPU, deterministic
-backward passes with themselves, and times (CUDA events) with torchvision's where it is installed. The JSON
+backward passes with themselves, and times (CUDA events) with torchvision's or plain PyTorch's. The JSON
 names the GPU, driver and versions. Without a GPU it says so and does nothing.
 """
 
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import gpu_cases
 import torch
 from flexor import ops, reference
 
@@ -139,18 +140,35 @@ def check_deform(report: Report) -> None:
             combinations += [(dtype, last, dtype) for dtype in LIMITS for last in (False, True)]
         for dtype, channels_last, offset_dtype in dict.fromkeys(combinations):
             label = f"{name} {dtype} {'nhwc' if channels_last else 'nchw'} offsets {offset_dtype}"
-            check_shape(report, label, shape, shape.tensors(dtype, channels_last, offset_dtype))
+            tensors = shape.tensors(dtype, channels_last, offset_dtype)
+            check_op(report, label, deform(shape, None), deform(shape, "triton"), tensors)
 
 
-def check_shape(report: Report, label: str, shape: Shape, tensors: list[torch.Tensor]) -> None:
+def check_dynamic(report: Report) -> None:
+    """Attentions stay float32 beside bfloat16; these kernels are always deterministic."""
+    for case in gpu_cases.CHECKED:
+        for dtype, channels_last in ((torch.float32, False), (torch.bfloat16, True)):
+            label = f"{case.name} {dtype} {'nhwc' if channels_last else 'nchw'}"
+            tensors = case.tensors(dtype, channels_last, torch.float32, DEVICE)
+            check_op(report, label, case.reference, case.kernel, tensors, modes=(True,))
+
+
+def check_op(
+    report: Report,
+    label: str,
+    plain: Callable[..., torch.Tensor],
+    kernel: Callable[..., torch.Tensor],
+    tensors: list[torch.Tensor],
+    modes: tuple[bool, ...] = (False, True),
+) -> None:
+    """Forward and gradients, these with deterministic algorithms asked for or not, as modes say."""
     dtype = tensors[0].dtype
     exact = [t.double().cpu() for t in tensors]
-    output = deform(shape, None)(*exact)
+    output = plain(*exact)
     grad = torch.randn_like(output).to(dtype)
-    exact_gradients = gradients(deform(shape, None), exact, grad.double())
-    kernel = deform(shape, "triton")
+    exact_gradients = gradients(plain, exact, grad.double())
     report.check(f"forward {label}", lambda: relative_error(kernel(*tensors), output), LIMITS[dtype])
-    for deterministic in (False, True):
+    for deterministic in modes:
         torch.use_deterministic_algorithms(deterministic)
         try:
             check_gradients(report, label, kernel, tensors, grad.to(DEVICE), exact_gradients, deterministic)
@@ -299,20 +317,31 @@ def benchmark(report: Report) -> None:
             ways = {"flexor": deform(shape, "triton")}
             if torchvision_deform_conv2d and dtype != torch.bfloat16:
                 ways["torchvision"] = torchvision_call
-            for way, call in ways.items():
-                if time.monotonic() > report.end:
-                    raise Deadline
-                leaves = [t.clone().requires_grad_() for t in tensors]
-                output = call(*leaves)
-                grad = torch.randn_like(output)
-                forward = milliseconds(lambda: call(*tensors))  # noqa: B023
-                both = milliseconds(lambda: torch.autograd.grad(call(*leaves), leaves, grad))  # noqa: B023
-                row = {
-                    "shape": name, "dtype": str(dtype), "channels_last": channels_last, "library": way,
-                    "forward_ms": forward, "forward_backward_ms": both, "forward_tflops": shape.flops / forward / 1e9,
-                }  # fmt: skip
-                report.times.append(row)
-                print(f"{name:26} {dtype!s:15} {way:12} {forward:8.3f} ms forward {both:8.3f} ms with backward")
+            time_ways(report, name, ways, tensors, shape.flops)
+    for case in gpu_cases.TIMED:
+        for dtype, channels_last in ((torch.float32, False), (torch.bfloat16, True)):
+            tensors = case.tensors(dtype, channels_last, dtype, DEVICE)
+            time_ways(report, case.name, {"flexor": case.kernel, "torch": case.peer}, tensors, case.flops)
+
+
+def time_ways(
+    report: Report, name: str, ways: dict[str, Callable[..., torch.Tensor]], tensors: list[torch.Tensor], flops: int
+) -> None:
+    dtype = tensors[0].dtype
+    for way, call in ways.items():
+        if time.monotonic() > report.end:
+            raise Deadline
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        output = call(*leaves)
+        grad = torch.randn_like(output)
+        forward = milliseconds(lambda: call(*tensors))  # noqa: B023
+        both = milliseconds(lambda: torch.autograd.grad(call(*leaves), leaves, grad))  # noqa: B023
+        row = {
+            "shape": name, "dtype": str(dtype), "channels_last": not tensors[0].is_contiguous(), "library": way,
+            "forward_ms": forward, "forward_backward_ms": both, "forward_tflops": flops / forward / 1e9,
+        }  # fmt: skip
+        report.times.append(row)
+        print(f"{name:32} {dtype!s:15} {way:12} {forward:8.3f} ms forward {both:8.3f} ms with backward")
 
 
 def machine() -> dict[str, object]:
@@ -351,6 +380,7 @@ def main() -> int:
         check_warps(report)
         # The times come before the long list of checks, so that a slow first compilation cannot squeeze them out.
         benchmark(report)
+        check_dynamic(report)
         check_deform(report)
     except Deadline:
         finished = False

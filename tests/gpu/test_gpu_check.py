@@ -9,22 +9,30 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+import gpu_cases
 import gpu_check
 import interpreter
 
 interpreter.install()
 
 
+DYNAMIC = [
+    gpu_cases.odconv(1, 2, 2, 2),
+    gpu_cases.matching(2, 2, 3, 0, 3),
+    gpu_cases.grid(1, 2, 2, "cz", size=1),
+]
 SHAPES = {"small": gpu_check.Shape(1, 4, 5, 6), "groups": gpu_check.Shape(1, 8, 4, 4, groups=2, offset_groups=4)}
 
 
-def rehearse(monkeypatch, tmp_path, shapes):
+def rehearse(monkeypatch, tmp_path, shapes, dynamic=()):
     monkeypatch.setattr(gpu_check, "DEVICE", "cpu")
     monkeypatch.setattr(gpu_check, "LIMITS", {torch.float32: 1e-5, torch.bfloat16: 1.6e-2})
     monkeypatch.setattr(gpu_check, "CHECKED", shapes)
     monkeypatch.setattr(gpu_check, "EDGES", gpu_check.Shape(1, 4, 5, 6))
     monkeypatch.setattr(gpu_check, "WARPED", (1, 3, 6, 7))
     monkeypatch.setattr(gpu_check, "TIMED", dict(list(shapes.items())[:1]))
+    monkeypatch.setattr(gpu_cases, "CHECKED", dynamic)
+    monkeypatch.setattr(gpu_cases, "TIMED", dynamic[1:2])
     monkeypatch.setattr(gpu_check, "machine", lambda: {"gpu": "none"})
     monkeypatch.setattr(gpu_check, "milliseconds", lambda run: run() is not None and 1.0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -34,10 +42,10 @@ def rehearse(monkeypatch, tmp_path, shapes):
 
 
 def test_all_checks_pass(monkeypatch, tmp_path):
-    code, result = rehearse(monkeypatch, tmp_path, SHAPES)
+    code, result = rehearse(monkeypatch, tmp_path, SHAPES, DYNAMIC)
     assert [c for c in result["checks"] if not c["passed"]] == []
     assert code == 0 and result["finished"]
-    assert {t["library"] for t in result["times"]} >= {"flexor"}
+    assert {t["library"] for t in result["times"]} >= {"flexor", "torch"}
 
 
 def test_a_wrong_kernel_fails(monkeypatch, tmp_path):
