@@ -106,7 +106,7 @@ class ODResNet(_ODNet):
         norm: as there.
 
     Source:
-        Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution, ICLR 2022, section 4.1.
+        Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution, ICLR 2022
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class ODMobileNetV2(_ODNet):
 
     Source:
         Sandler et al., MobileNetV2, CVPR 2018, table 2; Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution,
-        ICLR 2022, section 4.1.
+        ICLR 2022.
     """
 
     # Expansion, channels, blocks, stride of the first.

@@ -31,7 +31,7 @@ class CondConv2d(nn.Module):
         ValueError: when groups does not divide the channels, or for another word as padding.
 
     Source:
-        Yang et al., CondConv, NeurIPS 2019, eq. 1; arguments, parameters and initialisation of
+        Yang et al., CondConv, NeurIPS 2019; arguments, parameters and initialisation of
         timm.layers.CondConv2d.
     """
 
@@ -137,7 +137,7 @@ class DyConv2d(nn.Module):
         The temperature is 1 at first; training starts at 30 and anneals it (`annealed_temperature`).
 
     Source:
-        Chen et al., Dynamic Convolution, CVPR 2020, eq. 2 and figure 3.
+        Chen et al., Dynamic Convolution, CVPR 2020.
     """
 
     def __init__(

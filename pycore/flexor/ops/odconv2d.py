@@ -66,7 +66,7 @@ def odconv2d(
         NaN included, reaches no other. On the CPU, bits do not depend on threads.
 
     Source:
-        Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution, ICLR 2022, eq. 3, where the three attentions inside a
+        Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution, ICLR 2022, where the three attentions inside a
         kernel are shared by all n of them, as in the authors' code.
     """
     if type(stride) is not tuple or type(padding) is not tuple or type(dilation) is not tuple:
