@@ -43,7 +43,7 @@ def convert(
         TypeError: model is itself a convolution.
 
     Source:
-        Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution, ICLR 2022
+        Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution, ICLR 2022.
     """
     if isinstance(model, nn.Conv2d):
         raise TypeError("convert: model must contain its convolutions; for one, use ODConv2d.from_conv")

@@ -106,7 +106,7 @@ class ODResNet(_ODNet):
         norm: as there.
 
     Source:
-        Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution, ICLR 2022
+        Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution, ICLR 2022.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class OmniAttention(nn.Module):
         norm: "bn" as published, "ln" over the hidden channels of each sample, or "none".
 
     Source:
-        Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution, ICLR 2022
+        Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution, ICLR 2022.
     """
 
     def __init__(

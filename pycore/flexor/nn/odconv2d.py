@@ -248,7 +248,7 @@ def annealed_temperature(iteration: int, total: int, start: float = 30.0) -> flo
         ValueError: a total below 1 or a negative iteration.
 
     Source:
-        Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution, ICLR 2022
+        Li, Zhou and Yao, Omni-Dimensional Dynamic Convolution, ICLR 2022.
     """
     if total < 1 or iteration < 0:
         raise ValueError(
