@@ -194,10 +194,6 @@ class WeightSide {
     });
   }
 
-  static void store_vector(const TensorView& view, int64_t image, const T* src) {
-    if (view) store_row(view, image * view.stride[0], view.stride[1], src, view.size[1]);
-  }
-
   const ODConv2dParams& p_;
   const ODConv2dShape& s_;
   const Mixture<T>& m_;
@@ -211,13 +207,16 @@ void backward(const ODConv2dParams& p) {
   const bool in_place = p.grad_weight && p.grad_weight.dtype == kOwnDType<T> && is_contiguous(p.grad_weight);
   const bool weight_side = p.grad_weight || p.grad_channel || p.grad_filter || p.grad_spatial || p.grad_kernel;
   const Operands<T> operands(p, s);
-  if (p.grad_input && s.batch > 0) mixed_backward(operands.m, window_of(p), p.output, p.grad_input);
-  if (!weight_side) return;
-  SharedBuffer copy(in_place ? 0 : s.kernels * s.kernel_size() * sizeof(T));
-  T* grad_weight = in_place ? static_cast<T*>(p.grad_weight.data) : copy.as<T>();
-  if (s.batch > 0) WeightSide<T>(p, s, operands.m, grad_weight).run();
-  else
-    for (int64_t i = 0; i < s.kernels * s.kernel_size(); ++i) grad_weight[i] = T(0);
+  SharedBuffer copy(in_place || !weight_side ? 0 : s.kernels * s.kernel_size() * sizeof(T));
+  T* grad_weight = !weight_side ? nullptr : in_place ? static_cast<T*>(p.grad_weight.data) : copy.as<T>();
+  if (s.batch == 0) {
+    for (int64_t i = 0; weight_side && i < s.kernels * s.kernel_size(); ++i) grad_weight[i] = T(0);
+  } else if (s.depthwise()) {
+    depthwise_backward(p, s, operands.m, grad_weight);
+  } else {
+    if (p.grad_input) mixed_backward(operands.m, window_of(p), p.output, p.grad_input);
+    if (weight_side) WeightSide<T>(p, s, operands.m, grad_weight).run();
+  }
   if (p.grad_weight && !in_place) store_weights(p.grad_weight, grad_weight);
 }
 

@@ -10,6 +10,7 @@ void forward(const ODConv2dParams& p) {
   const ODConv2dShape s(p);
   if (s.batch == 0 || s.out_channels == 0) return;
   const Operands<T> operands(p, s);
+  if (s.depthwise()) return depthwise_forward(p, s, operands.m);
   mixed_forward(operands.m, window_of(p), p.input, p.output);
 }
 

@@ -26,6 +26,7 @@ struct ODConv2dShape {
         out_h(p.output.size[2]),
         out_w(p.output.size[3]) {}
 
+  bool depthwise() const { return inputs == 1 && outputs == 1; }
   int64_t row() const { return inputs * taps; }
   int64_t kernel_size() const { return out_channels * row(); }
 };
@@ -107,5 +108,16 @@ class Operands {
 
   SharedBuffer buffer_;
 };
+
+template <class T>
+inline void store_vector(const TensorView& view, int64_t image, const T* src) {
+  if (view) store_row(view, image * view.stride[0], view.stride[1], src, view.size[1]);
+}
+
+// Where every channel has a group of its own, with one output; grad_weight as the weights, nullptr where not needed.
+template <class T>
+void depthwise_forward(const ODConv2dParams& p, const ODConv2dShape& s, const Mixture<T>& m);
+template <class T>
+void depthwise_backward(const ODConv2dParams& p, const ODConv2dShape& s, const Mixture<T>& m, T* grad_weight);
 
 }  // namespace flexor::FLEXOR_ISA

@@ -54,7 +54,8 @@ class DepthwisePlane {
     zero(input_ + input_elements() - L, L);
   }
 
-  // The taps of the plane at hand: read before it is correlated, written after they were summed.
+  // The taps of the plane at hand, [kh, kw]: set before it is correlated, left there when they were summed.
+  T* taps() { return taps_; }
   void read_taps(const TensorView& view, int64_t n, int64_t c) { read(view, n, c, 0, g_.kh * g_.kw, taps_); }
   void write_taps(const TensorView& view, int64_t n, int64_t c) { write(view, n, c, 0, g_.kh * g_.kw, taps_); }
 
