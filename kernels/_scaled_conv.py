@@ -239,8 +239,9 @@ def conv_tile(
     """
     half = dtype.itemsize == 2
     lanes, pairs = Lanes.of(sources, 32 if half else 16)
-    block_n = max(16, min(128 if half and flat else 64, triton.next_power_of_2(targets)))
-    block_m = 32 if dtype == torch.float64 else 64 if flat or pairs > 1 or not tensor_cores else 128
+    double = dtype == torch.float64
+    block_n = max(16, min(128 if half and flat else 32 if double else 64, triton.next_power_of_2(targets)))
+    block_m = 32 if double else 64 if flat or pairs > 1 or not tensor_cores else 128
     if block_n == 128 and triton.cdiv(pixels, block_m) * triton.cdiv(targets, block_n) < BUSY_GRID:
         block_n = 64
     num_warps = 4 if tensor_cores and block_m * block_n <= 4096 else 8
