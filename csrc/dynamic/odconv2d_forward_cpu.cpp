@@ -21,6 +21,6 @@ void odconv2d_forward(const ODConv2dParams& p) {
   else forward<float>(p);
 }
 
-const ODConv2dKernels odconv2d_kernels = {&odconv2d_forward, &odconv2d_backward};
+extern const ODConv2dKernels odconv2d_kernels{&odconv2d_forward, &odconv2d_backward};
 
 }  // namespace flexor::FLEXOR_ISA

@@ -102,6 +102,6 @@ void xcorr2d_backward(const Xcorr2dParams& p) {
 
 }  // namespace
 
-const Xcorr2dKernels xcorr2d_kernels = {&xcorr2d_forward, &xcorr2d_backward};
+extern const Xcorr2dKernels xcorr2d_kernels{&xcorr2d_forward, &xcorr2d_backward};
 
 }  // namespace flexor::FLEXOR_ISA
