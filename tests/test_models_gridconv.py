@@ -174,20 +174,20 @@ def test_one_pose_in_training():
 
 
 def test_it_learns():
-    """Depth that is a function of the pose, from a hundred steps."""
-    lifter = GridLifter(channels=16, blocks=1, dropout=0.0)
-    joints = torch.randn(64, 17, 2)
+    """Depth that is a function of the pose, from thirty steps."""
+    lifter = GridLifter(channels=8, blocks=1, dropout=0.0)
+    joints = torch.randn(16, 17, 2)
     target = torch.cat((joints, joints.roll(1, 1).prod(2, keepdim=True)), 2)
     optimizer = torch.optim.Adam(lifter.parameters(), 1e-2)
     losses = []
-    for step in range(60):
+    for step in range(30):
         lifter.net_update_temperature(max(1.0, 30.0 - step))
         loss = (lifter(joints) - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.2 * losses[0]
+    assert losses[-1] < 0.3 * losses[0]
 
 
 def test_official_checkpoint():
