@@ -138,7 +138,8 @@ def cell_gradients(
     batch, channels, height, width = input.shape
     outputs = grad_output.shape[1]
     weight = padded(call.weight.transpose(1, 2))
-    tile = GridTile.of(batch, channels, outputs, input, (64, 64, 32 if input.dtype.itemsize == 2 else 16))
+    limits = {2: (64, 64, 32), 4: (32, 64, 16), 8: (32, 32, 16)}[input.dtype.itemsize]
+    tile = GridTile.of(batch, channels, outputs, input, limits)
     m_blocks, n_blocks = triton.cdiv(batch, tile.BLOCK_M), triton.cdiv(channels, tile.BLOCK_N)
     grad_input = torch.empty_like(input) if need_input else None
     sums = None
@@ -167,7 +168,7 @@ def weight_gradients(
     input = call.input
     batch, channels, _, _ = input.shape
     outputs, rows = grad_output.shape[1], call.weight.shape[0]
-    tile = GridTile.of(batch, outputs, channels, input, (32 if input.dtype.itemsize == 2 else 16, 64, 64))
+    tile = GridTile.of(batch, outputs, channels, input, (32, 64, 64) if input.dtype.itemsize == 2 else (16, 64, 32))
     m_blocks, n_blocks = triton.cdiv(batch, tile.BLOCK_M), triton.cdiv(outputs, tile.BLOCK_N)
     k_blocks = triton.cdiv(channels, tile.BLOCK_K)
     splits = max(1, min(m_blocks, 2 * BUSY_GRID // (rows * k_blocks * n_blocks)))

@@ -102,9 +102,9 @@ def test_terms_are_merged_where_both_branches_read_one_cell():
 
 
 def test_bits_do_not_depend_on_program_order():
-    case = CASES["many-grids"]
+    case = CASES["same-borders"]
     tensors = case.tensors(torch.float32)
-    grad = torch.randn(70, 3, 1, 2)
+    grad = torch.randn(2, 2, 2, 2)
     found = []
     for seed in range(2):
         with interpreter.program_order(seed):
