@@ -508,6 +508,7 @@ inline void mixed_backward_with(const Mixture<T>& m, const Window& window, const
 template <class T>
 inline void mixed_backward(const Mixture<T>& m, const Window& window, const TensorView& grad_output,
                            const TensorView& grad_input) {
+  if (grad_input.numel() == 0) return;
   if (m.outputs % kBlock != 0 && m.outputs < 4 * kBlock)
     mixed_backward_with<T, TightBackwardRows<T>>(m, window, grad_output, grad_input);
   else mixed_backward_with<T, BackwardRows<T>>(m, window, grad_output, grad_input);

@@ -148,13 +148,3 @@ def odconv2d_backward(
     dilation_w: int,
     groups: int,
 ) -> None: ...
-def xcorr2d_forward(output: Tensor, input: Tensor, kernel: Tensor, pad_h: int, pad_w: int) -> None: ...
-def xcorr2d_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    kernel: Tensor,
-    grad_input: Tensor | None,
-    grad_kernel: Tensor | None,
-    pad_h: int,
-    pad_w: int,
-) -> None: ...
