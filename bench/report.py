@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = {
     "deform": ((ROOT / "README.md", False), (ROOT / "docs" / "deform.md", True)),
     "warp": ((ROOT / "docs" / "deform.md", True),),
+    "dynamic": ((ROOT / "README.md", False), (ROOT / "docs" / "dynamic.md", True)),
+    "match": ((ROOT / "README.md", False), (ROOT / "docs" / "match.md", True)),
+    "grid": ((ROOT / "README.md", False), (ROOT / "docs" / "grid.md", True)),
 }
 
 

@@ -105,7 +105,7 @@ def test_goal_table_says_what_is_met(results):
         replace_record(record, case, {OURS: [1.0, 1.0], "torchvision": [13.0, 14.0], deform.CONV: [0.5, 0.5]})
         for record in results["contests"]
     )
-    row = report.goal_table(results | {"contests": [forward, training]}).splitlines()[-1]
+    row = report.deform_goals(results | {"contests": [forward, training]}).splitlines()[-1]
     assert "**13.5x** (least 13x; goal 12x, met)" in row
     assert "goal 20x, not met" in row and "onnxruntime absent" in row and "**50%** (goal 55%, not met)" in row
 

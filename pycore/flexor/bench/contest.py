@@ -20,6 +20,7 @@ Record = dict  # one measured contest, as it stands in the JSON
 OURS = "flexor"
 FORWARD = "forward"
 TRAINING = "forward+backward"
+BACKWARD = "backward"
 
 SECONDS_A_CONTESTANT = 0.6
 SHORTEST_SAMPLE = 3e-3  # seconds: shorter calls are repeated within one sample
@@ -114,6 +115,22 @@ class Contest(ABC):
         dtype = str(self.dtype).removeprefix("torch.")
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return f"{self.op} {self.case}, batch {self.batch}, {self.direction}, {dtype}, {self.layout}, {threads}"
+
+
+def directed(forward: Callable[[], Tensor], wanted: Sequence[Tensor], grad_output: Tensor, direction: str) -> Call:
+    """A call of `forward` without gradients, with the gradients of `wanted`, or of these gradients alone."""
+    if direction == FORWARD:
+        without_gradients = torch.no_grad()(forward)
+        return lambda: (without_gradients(),)
+    if direction == TRAINING:
+
+        def forward_backward() -> tuple[Tensor, ...]:
+            output = forward()
+            return output.detach(), *torch.autograd.grad(output, wanted, grad_output)
+
+        return forward_backward
+    output = forward()
+    return lambda: torch.autograd.grad(output, wanted, grad_output, retain_graph=True)
 
 
 def run(contest: Contest, seconds: float = SECONDS_A_CONTESTANT) -> Record:

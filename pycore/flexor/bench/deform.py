@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flexor.ops import deform_conv2d
 
-from .contest import FORWARD, OURS, TRAINING, Call, Contest, Unavailable, latency_ns
+from .contest import FORWARD, OURS, TRAINING, Call, Contest, Unavailable, directed, latency_ns
 from .deform_peers import grid_sample_deform_conv2d, onnxruntime_deform_conv2d, torchvision_deform_conv2d
 from .memory import peak_extra_of
 
@@ -217,16 +217,9 @@ class DeformContest(Contest):
 def _prepare(contestant: str, inputs: Inputs, dilation: int, direction: str) -> Call:
     """The forward alone without gradients, or the forward and every gradient."""
     operator = _operator(contestant, dilation)
-    if direction == FORWARD:
-        return lambda: (operator(*inputs.leaves),)
     leaves = [t.detach().requires_grad_() for t in inputs.leaves]
     wanted = [leaves[0], leaves[2], leaves[3]] if contestant == CONV else leaves
-
-    def forward_backward() -> tuple[Tensor, ...]:
-        output = operator(*leaves)
-        return output.detach(), *torch.autograd.grad(output, wanted, inputs.grad_output)
-
-    return forward_backward
+    return directed(lambda: operator(*leaves), wanted, inputs.grad_output, direction)
 
 
 def _operator(contestant: str, d: int) -> Callable[..., Tensor]:

@@ -6,16 +6,27 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
-from .contest import FORWARD, OURS, TRAINING, Record, speedups
+from .contest import BACKWARD, FORWARD, OURS, TRAINING, Record, speedups
 
-COLORS = {"torchvision": "#3b6fb6", "onnxruntime": "#e08a2e", "grid_sample": "#5a9e6f", "F.conv2d": "#9a9a9a"}
-LABELS = {"F.conv2d": "F.conv2d (same shape, nothing deformed)"}
+COLORS = {
+    "torchvision": "#3b6fb6", "onnxruntime": "#e08a2e", "grid_sample": "#5a9e6f",
+    "published": "#3b6fb6", "matmul": "#e08a2e", "grouped conv2d": "#3b6fb6", "conv2d a sample": "#e08a2e",
+    "F.conv2d": "#9a9a9a",
+}  # fmt: skip
+LABELS = {
+    "F.conv2d": "F.conv2d (static, same shape)",
+    "published": "published formulation",
+    "matmul": "kernels mixed by one matrix product",
+    "grouped conv2d": "F.conv2d with groups",
+    "conv2d a sample": "F.conv2d sample by sample",
+}
+BATCHES = {"dynamic": (8,), "match": (1, 8), "grid": (1, 200, 1024)}  # of other families 1
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 FORMATS = (".svg", ".png", ".pdf")
 
 
 def draw(results: dict, path: Path) -> None:
-    """Draws one-thread, float32, batch 1 results; the suffix of `path` names the format (svg, png, pdf).
+    """Draws one-thread, float32 results; the suffix of `path` names the format (svg, png, pdf).
 
     Raises: ImportError without matplotlib, ValueError for another suffix.
     """
@@ -26,16 +37,18 @@ def draw(results: dict, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = [_bars(results["contests"], direction) for direction in (FORWARD, TRAINING)]
+    batches = BATCHES.get(results["family"], (1,))
+    backward = BACKWARD if any(r["direction"] == BACKWARD for r in results["contests"]) else TRAINING
+    panels = [_bars(results["contests"], direction, batches) for direction in (FORWARD, backward)]
     with matplotlib.rc_context({"svg.hashsalt": "flexor", "font.size": 8}):
         height = 1.8 + 0.14 * max(map(len, panels)) + 0.1 * max(len({bar[0] for bar in bars}) for bars in panels)
         figure, axes = plt.subplots(1, 2, figsize=(11, height), sharex=True)
-        for axis, title, bars in zip(axes, (FORWARD, TRAINING), panels, strict=True):
+        for axis, title, bars in zip(axes, (FORWARD, backward), panels, strict=True):
             _draw_panel(axis, title, bars)
         _set_scale(axes[0], [ratio for bars in panels for _, _, ratio in bars])
         figure.suptitle(
             f"How many times faster flexor is than each peer: one thread of {results['machine']['cpu']}, "
-            f"{results['machine']['isa']}, float32, batch 1"
+            f"{results['machine']['isa']}, float32" + (f", batch {batches[0]}" if len(batches) == 1 else "")
         )
         used = [peer for peer in COLORS if any(bar[1] == peer for bars in panels for bar in bars)]
         patches = [matplotlib.patches.Patch(color=COLORS[peer], label=LABELS.get(peer, peer)) for peer in used]
@@ -46,17 +59,21 @@ def draw(results: dict, path: Path) -> None:
         plt.close(figure)
 
 
-def _bars(contests: list[Record], direction: str) -> list[tuple[str, str, float]]:
+def _bars(contests: list[Record], direction: str, batches: tuple[int, ...]) -> list[tuple[str, str, float]]:
     """(shape, peer, median ratio) of the plain contests of a direction."""
-    plain = ("float32", "contiguous", 1, 1, direction)
-    records = [r for r in contests if (r["dtype"], r["layout"], r["batch"], r["threads"], r["direction"]) == plain]
-    several_ops = len({r["op"] for r in records}) > 1
-    return [
-        (f"{r['op']} {r['case']}" if several_ops else r["case"], peer, median(ratios))
-        for r in records
-        for peer in COLORS
-        if (ratios := speedups(r, peer, OURS))
+    plain = ("float32", "contiguous", 1, direction)
+    records = [
+        r
+        for r in contests
+        if (r["dtype"], r["layout"], r["threads"], r["direction"]) == plain and r["batch"] in batches
     ]
+    several_ops = len({r["op"] for r in records}) > 1
+
+    def label(r: Record) -> str:
+        parts = [r["op"]] if several_ops else []
+        return " ".join([*parts, r["case"], *([f"B{r['batch']}"] if len(batches) > 1 else [])])
+
+    return [(label(r), peer, median(ratios)) for r in records for peer in COLORS if (ratios := speedups(r, peer, OURS))]
 
 
 def _draw_panel(axis, title: str, bars: list[tuple[str, str, float]]) -> None:

@@ -6,15 +6,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import median
 
+from . import family_module
 from .contest import FORWARD, OURS, TRAINING, Record, speedups, summary
-from .deform import CONV, GOAL_MEMORY, GOAL_SCALING, GOALS, ONE_THREAD, Goal
+from .deform import CONV, GOAL_MEMORY, GOAL_SCALING, GOALS, ONE_THREAD
+from .deform import Goal as DeformGoal
+from .goals import Goal
 
 
 def markdown(results: dict, everything: bool = True) -> str:
     """The family's tables; without `everything` only what a README shows."""
     parts = [machine_line(results["machine"])]
     if results["family"] == "deform":
-        parts += [goal_table(results), side_goals(results)]
+        parts += [deform_goals(results), side_goals(results)]
+    else:
+        parts += [goal_table(results), memory_table(results.get("memory_bytes"))]
     if everything:
         tables = [f"#### {title}\n\n{table}" for title, table in time_tables(results)]
         parts += ["<details><summary>Every time measured</summary>", *tables, skipped_list(results["contests"])]
@@ -30,11 +35,47 @@ def machine_line(machine: dict) -> str:
         f"Measured on {machine['cpu']}, {machine['cores']} cores, {machine['isa']}; one thread reaches "
         f"{machine['fma_gflops']:.0f} GFLOP/s ({machine['fma_method']}). {versions}{commit}, {machine['date']}. "
         "Contestants run in turn in one process; one thread is timed in process CPU time, more threads in "
-        "wall-clock time; a ratio is the median over rounds of the peer's time over flexor's in the same round."
+        "wall-clock time; a ratio is the median over rounds of the ratio of two times in the same round."
     )
 
 
 def goal_table(results: dict) -> str:
+    """Every contest with a goal: what flexor reached, and what the others did by the same measure."""
+    goals: Sequence[Goal] = getattr(family_module(results["family"]), "GOALS", ())
+    ceiling = results["machine"]["fma_gflops"]
+    found = [(goal, record) for goal in goals if (record := goal.find(results["contests"]))]
+    rows = []
+    for goal, record in found:
+        values = goal.reached(record, ceiling)
+        if not values:
+            continue
+        middle, worst = goal.show(median(values)), goal.show(goal.worst(values))
+        limit = f"{'at most' if goal.at_most else 'at least'} {goal.show(goal.limit)}"
+        others = (
+            f"{name}: {goal.show(median(theirs))}"
+            for name in record["ms"]
+            if name not in (OURS, goal.peer) and (theirs := goal.reached(record, ceiling, name))
+        )
+        rows.append(
+            [
+                f"{goal.case}, batch {goal.batch}", goal.direction, goal.measure, f"**{middle}** ({worst})",
+                f"{limit}: {_verdict(goal.met(median(values)))}", ", ".join(others),
+            ]
+        )  # fmt: skip
+    head = ["contest", "direction", "measure", "flexor (worst round)", "goal", "others by the same measure"]
+    return _table(head, rows) if rows else ""
+
+
+def memory_table(memory: dict[str, dict[str, int | None]] | None) -> str:
+    """Peak memory by case and contestant."""
+    if not memory:
+        return ""
+    names = list(next(iter(memory.values())))
+    rows = [[case, *(_mib(sizes[name]) for name in names)] for case, sizes in memory.items()]
+    return _table(["forward + backward, peak memory beyond the tensors", *names], rows)
+
+
+def deform_goals(results: dict) -> str:
     """The shapes with goals: ratios to torchvision, onnxruntime and the dense convolution."""
     rows = []
     for case, goal in GOALS.items():
@@ -141,7 +182,7 @@ def _ratio_cell(record: Record, peer: str, goal: float, ceiling: float) -> str:
     return f"**{middle:.3g}x** (least {least:.3g}x; goal {goal:g}x, {_verdict(middle >= goal)}{unreachable})"
 
 
-def _dense_cell(results: dict, case: str, goal: Goal) -> str:
+def _dense_cell(results: dict, case: str, goal: DeformGoal) -> str:
     cells = []
     for layout, wanted in (("contiguous", goal.dense), ("channels_last", goal.dense_channels_last)):
         record = _find(results, case, FORWARD, layout)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flexor.ops import affine_warp2d, warp2d
 
-from .contest import FORWARD, OURS, TRAINING, Call, Contest
+from .contest import FORWARD, OURS, TRAINING, Call, Contest, directed
 
 PEER = "grid_sample"
 FLOPS_A_SAMPLE = 8  # four multiply-adds a channel
@@ -154,15 +154,8 @@ class AffineContest(_WarpContest):
 def _prepare(
     warp: Callable[[Tensor, Tensor], Tensor], input: Tensor, motion: Tensor, grad_output: Tensor, direction: str
 ) -> Call:
-    if direction == FORWARD:
-        return lambda: (warp(input, motion),)
     leaves = [input.detach().requires_grad_(), motion.detach().requires_grad_()]
-
-    def forward_backward() -> tuple[Tensor, ...]:
-        output = warp(*leaves)
-        return output.detach(), *torch.autograd.grad(output, leaves, grad_output)
-
-    return forward_backward
+    return directed(lambda: warp(*leaves), leaves, grad_output, direction)
 
 
 def contests(everything: bool = False) -> list[Contest]:

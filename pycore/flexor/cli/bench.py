@@ -22,6 +22,10 @@ HEADINGS = {
     "F.conv2d": "F.\nconv2d",
     "F.conv2d, 1 thread": "F.conv2d\n1 thread",
     "flexor, 1 thread": "flexor\n1 thread",
+    "flexor, fused": "flexor,\nfused",
+    "published": "pub-\nlished",
+    "grouped conv2d": "grouped\nconv2d",
+    "conv2d a sample": "conv2d\na sample",
 }
 
 
