@@ -32,6 +32,7 @@ def main() -> None:
         for model in options.models.split(",")
     ]
     fixed = ["--data", options.data, "--epochs", str(options.epochs), "--poses", str(options.poses)]
+    fixed += ["--batch", str(options.batch)]
 
     def train(job: tuple[str, str, str]) -> str:
         schedule, model, seed = job
@@ -70,7 +71,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", default="dgridconv,gridconv,martinez,gcn")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--poses", type=int, default=10000, help="an epoch, at equal epochs")
+    parser.add_argument("--poses", type=int, default=5400, help="an epoch, at equal epochs")
+    parser.add_argument("--batch", type=int, default=64, help="poses a step")
     parser.add_argument("--seconds", type=float, default=200, help="CPU seconds a training, at equal CPU time")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings side by side")
     return parser.parse_args()
