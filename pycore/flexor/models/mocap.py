@@ -98,15 +98,15 @@ def _bvh(file: Path, unit: float, rate: float) -> NDArray[np.float32]:
 
 def _npz(path: Path) -> Clips:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray) or not {"joints", "start", "name"} <= set(file.files):
-                found = "one array" if isinstance(file, np.ndarray) else ", ".join(file.files) or "nothing"
-                raise MocapError(f"{path}: must hold the arrays joints, start and name, holds {found}")
-            joints, start, names = (file[key] for key in ("joints", "start", "name"))
-    except MocapError:
-        raise
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            arrays = {"one array": file} if isinstance(file, np.ndarray) else dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise MocapError(f"{path}: not an npz or BVH file that can be read ({error})") from None
+    if not {"joints", "start", "name"} <= arrays.keys():
+        holds = ", ".join(arrays) or "nothing"
+        raise MocapError(f"{path}: must hold the arrays joints, start and name, holds {holds}")
+    joints, start, names = (arrays[key] for key in ("joints", "start", "name"))
 
     if joints.ndim != 3 or joints.shape[1:] != (17, 3) or joints.dtype.kind != "f":
         raise MocapError(f"{path}: joints must be floating point (N, 17, 3), got {joints.dtype} {joints.shape}")
