@@ -33,7 +33,7 @@ START, END = "<!-- odconv_digits:start -->", "<!-- odconv_digits:end -->"
 
 SIZE = 32
 KERNELS = 4
-EPOCHS = 6
+EPOCHS = 4
 BATCH = 64
 LEARNING_RATE = 0.05
 SEED = 0
