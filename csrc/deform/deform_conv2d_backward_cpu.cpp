@@ -241,8 +241,8 @@ class Backward {
     for (int64_t k = 0; k < steps; k += kTallRows)
       for (int64_t i = 0; i < rows; i += row_unit_)
         gemm_tall<T, 3>(static_cast<int>(smaller<int64_t>(kTallRows, steps - k)), g_.group_outputs,
-                     ColumnsA<T>{weights + k, row}, RowsB<T>{s.grad_out + i, rows},
-                     RowsC<T>{s.columns + k * rows + i, rows}, false);
+                        ColumnsA<T>{weights + k, row}, RowsB<T>{s.grad_out + i, rows},
+                        RowsC<T>{s.columns + k * rows + i, rows}, false);
   }
 
   void resample(const Scratch& s, int64_t image, int64_t unit, int64_t units, int64_t first, int64_t n, int64_t rows,
