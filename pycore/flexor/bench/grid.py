@@ -134,11 +134,12 @@ def contests(everything: bool = False) -> list[Contest]:
     found: list[Contest] = [
         GridContest(case=case, batch=batch) for case in (LAYER, BLOCK, LIFTER) for batch in (1, 200, 1024)
     ]
-    found += [GridContest(case=case, batch=200, direction=TRAINING) for case in (LAYER, LIFTER)]
+    # Not the whole network: batch norms in training lose more of float32 than the check of results allows anyone.
+    found.append(GridContest(case=LAYER, batch=200, direction=TRAINING))
     threads = torch.get_num_threads()
     if everything and threads > 1:
         found += [GridContest(case=LIFTER, batch=batch, threads=threads) for batch in (1, 1024)]
-        found.append(GridContest(case=LIFTER, batch=200, direction=TRAINING, threads=threads))
+        found.append(GridContest(case=LAYER, batch=200, direction=TRAINING, threads=threads))
     return found
 
 
