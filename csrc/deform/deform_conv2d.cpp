@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "core/checks.h"
 #include "core/tensor_view.h"
 
 namespace py = pybind11;
@@ -10,66 +11,49 @@ namespace py = pybind11;
 namespace flexor {
 namespace {
 
-// Memory safety only: the messages that users meet are raised in flexor.ops.
-void require(bool condition, const char* what) {
-  if (!condition) throw py::value_error(std::string("deform_conv2d: ") + what);
-}
-
-bool is_float(DType t) { return t == DType::f32 || t == DType::f64 || t == DType::f16 || t == DType::bf16; }
-
-int64_t output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation) {
-  return (size + 2 * pad - (dilation * (kernel - 1) + 1)) / stride + 1;
-}
-
-void check_shape(const TensorView& view, std::initializer_list<int64_t> shape, const char* what) {
-  require(view.ndim == static_cast<int>(shape.size()), what);
-  int d = 0;
-  for (int64_t size : shape) require(view.size[d++] == size, what);
-}
+constexpr Checks checks{"deform_conv2d"};
 
 void check(const DeformConv2dParams& p) {
-  require(p.input.ndim == 4 && p.weight.ndim == 4 && p.offset.ndim == 4 && p.output.ndim == 4,
-          "input, offset, weight and output must have 4 dimensions");
-  require(p.stride_h > 0 && p.stride_w > 0 && p.dilation_h > 0 && p.dilation_w > 0 && p.pad_h >= 0 && p.pad_w >= 0 &&
-              p.groups > 0 && p.offset_groups > 0,
-          "stride, dilation and groups must be positive, padding not negative");
+  checks.require(p.input.ndim == 4 && p.weight.ndim == 4 && p.offset.ndim == 4 && p.output.ndim == 4,
+                 "input, offset, weight and output must have 4 dimensions");
+  checks.require(p.stride_h > 0 && p.stride_w > 0 && p.dilation_h > 0 && p.dilation_w > 0 && p.pad_h >= 0 &&
+                     p.pad_w >= 0 && p.groups > 0 && p.offset_groups > 0,
+                 "stride, dilation and groups must be positive, padding not negative");
   const int64_t n = p.input.size[0], c = p.input.size[1], o = p.weight.size[0];
   const int64_t kh = p.weight.size[2], kw = p.weight.size[3];
-  require(kh > 0 && kw > 0 && c > 0 && c % p.groups == 0 && o % p.groups == 0 && c % p.offset_groups == 0,
-          "groups must divide the channels");
+  checks.require(kh > 0 && kw > 0 && c > 0 && c % p.groups == 0 && o % p.groups == 0 && c % p.offset_groups == 0,
+                 "groups must divide the channels");
   const int64_t oh = output_size(p.input.size[2], kh, p.stride_h, p.pad_h, p.dilation_h);
   const int64_t ow = output_size(p.input.size[3], kw, p.stride_w, p.pad_w, p.dilation_w);
-  require(oh > 0 && ow > 0, "the output would be empty");
-  require(p.input.size[2] < (int64_t{1} << 31) / (p.input.size[3] + 2) - 3,
-          "input planes of 2^31 pixels or more need backend=\"reference\"");
+  checks.require(oh > 0 && ow > 0, "the output would be empty");
+  checks.require(p.input.size[2] < (int64_t{1} << 31) / (p.input.size[3] + 2) - 3,
+                 "input planes of 2^31 pixels or more need backend=\"reference\"");
   const int64_t taps = p.offset_groups * kh * kw;
-  check_shape(p.weight, {o, c / p.groups, kh, kw}, "weight.shape[1] must be input.shape[1] / groups");
-  check_shape(p.offset, {n, 2 * taps, oh, ow}, "offset must be (N, 2*offset_groups*kh*kw, out_h, out_w)");
-  check_shape(p.output, {n, o, oh, ow}, "output must be (N, O, out_h, out_w)");
-  if (p.mask) check_shape(p.mask, {n, taps, oh, ow}, "mask must be (N, offset_groups*kh*kw, out_h, out_w)");
-  if (p.bias) check_shape(p.bias, {o}, "bias must be (O,)");
-  if (p.grad_bias) check_shape(p.grad_bias, {o}, "grad_bias must be (O,)");
+  checks.shape(p.weight, {o, c / p.groups, kh, kw}, "weight.shape[1] must be input.shape[1] / groups");
+  checks.shape(p.offset, {n, 2 * taps, oh, ow}, "offset must be (N, 2*offset_groups*kh*kw, out_h, out_w)");
+  checks.shape(p.output, {n, o, oh, ow}, "output must be (N, O, out_h, out_w)");
+  if (p.mask) checks.shape(p.mask, {n, taps, oh, ow}, "mask must be (N, offset_groups*kh*kw, out_h, out_w)");
+  if (p.bias) checks.shape(p.bias, {o}, "bias must be (O,)");
+  if (p.grad_bias) checks.shape(p.grad_bias, {o}, "grad_bias must be (O,)");
   for (auto [grad, of] : {std::pair(&p.grad_input, &p.input), std::pair(&p.grad_offset, &p.offset),
                           std::pair(&p.grad_mask, &p.mask), std::pair(&p.grad_weight, &p.weight)}) {
-    if (!*grad) continue;
-    require(grad->ndim == of->ndim && grad->dtype == of->dtype, "a gradient must have its tensor's dtype and shape");
-    for (int d = 0; d < of->ndim; ++d) require(grad->size[d] == of->size[d], "a gradient must have its tensor's shape");
+    checks.gradient(*grad, *of);
   }
   const DType t = p.input.dtype;
   const DType coordinate = t == DType::f64 ? DType::f64 : DType::f32;
-  require(is_float(t) && p.weight.dtype == t && p.output.dtype == t && (!p.bias || p.bias.dtype == t) &&
-              (!p.grad_bias || p.grad_bias.dtype == t),
-          "input, weight, bias and output must share one floating-point dtype");
-  require((p.offset.dtype == t || p.offset.dtype == coordinate) &&
-              (!p.mask || p.mask.dtype == t || p.mask.dtype == coordinate),
-          "offset and mask must have input's dtype or float32");
+  checks.require(is_float(t) && p.weight.dtype == t && p.output.dtype == t && (!p.bias || p.bias.dtype == t) &&
+                     (!p.grad_bias || p.grad_bias.dtype == t),
+                 "input, weight, bias and output must share one floating-point dtype");
+  checks.require((p.offset.dtype == t || p.offset.dtype == coordinate) &&
+                     (!p.mask || p.mask.dtype == t || p.mask.dtype == coordinate),
+                 "offset and mask must have input's dtype or float32");
 }
 
 // As many as the shapes say, for callers that pass 0.
 void infer_groups(DeformConv2dParams& p) {
-  require(p.input.ndim == 4 && p.weight.ndim == 4 && p.offset.ndim == 4, "tensors must have 4 dimensions");
+  checks.require(p.input.ndim == 4 && p.weight.ndim == 4 && p.offset.ndim == 4, "tensors must have 4 dimensions");
   const int64_t per_group = p.weight.size[1], taps = p.weight.size[2] * p.weight.size[3];
-  require(per_group > 0 && taps > 0, "weight must not be empty");
+  checks.require(per_group > 0 && taps > 0, "weight must not be empty");
   p.groups = p.input.size[1] / per_group;
   p.offset_groups = p.offset.size[1] / (2 * taps);
 }

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "core/checks.h"
 #include "core/tensor_view.h"
 
 namespace py = pybind11;
@@ -10,36 +11,27 @@ namespace py = pybind11;
 namespace flexor {
 namespace {
 
-// Memory safety only: the messages that users meet are raised in flexor.ops.
-void require(bool condition, const char* what) {
-  if (!condition) throw py::value_error(std::string("warp2d: ") + what);
-}
-
-void check_gradient(const TensorView& grad, const TensorView& of) {
-  if (!grad) return;
-  require(grad.ndim == of.ndim && grad.dtype == of.dtype, "a gradient must have its tensor's dtype and shape");
-  for (int d = 0; d < of.ndim; ++d) require(grad.size[d] == of.size[d], "a gradient must have its tensor's shape");
-}
+constexpr Checks checks{"warp2d"};
 
 void check(const WarpParams& p) {
   const TensorView &input = p.input, &where = p.where, &output = p.output;
-  require(input.ndim == 4 && output.ndim == 4, "input and output must have 4 dimensions");
-  require(output.size[0] == input.size[0] && output.size[1] == input.size[1], "output must have input's N and C");
+  checks.require(input.ndim == 4 && output.ndim == 4, "input and output must have 4 dimensions");
+  checks.require(output.size[0] == input.size[0] && output.size[1] == input.size[1],
+                 "output must have input's N and C");
   if (p.affine) {
-    require(where.ndim == 3 && where.size[0] == input.size[0] && where.size[1] == 2 && where.size[2] == 3,
-            "matrix must be (N, 2, 3)");
+    checks.require(where.ndim == 3 && where.size[0] == input.size[0] && where.size[1] == 2 && where.size[2] == 3,
+                   "matrix must be (N, 2, 3)");
   } else {
-    require(where.ndim == 4 && where.size[0] == input.size[0] && where.size[1] == 2 &&
-                where.size[2] == output.size[2] && where.size[3] == output.size[3],
-            "flow must be (N, 2, out_h, out_w)");
+    checks.require(where.ndim == 4 && where.size[0] == input.size[0] && where.size[1] == 2 &&
+                       where.size[2] == output.size[2] && where.size[3] == output.size[3],
+                   "flow must be (N, 2, out_h, out_w)");
   }
   const DType t = input.dtype;
   const DType compute = t == DType::f64 ? DType::f64 : DType::f32;
-  require((t == DType::f32 || t == DType::f64 || t == DType::f16 || t == DType::bf16) && output.dtype == t,
-          "input and output must share one floating-point dtype");
-  require(where.dtype == compute || where.dtype == t, "flow or matrix must have input's dtype or float32");
-  check_gradient(p.grad_input, input);
-  check_gradient(p.grad_where, where);
+  checks.require(is_float(t) && output.dtype == t, "input and output must share one floating-point dtype");
+  checks.require(where.dtype == compute || where.dtype == t, "flow or matrix must have input's dtype or float32");
+  checks.gradient(p.grad_input, input);
+  checks.gradient(p.grad_where, where);
 }
 
 template <bool kAffine>

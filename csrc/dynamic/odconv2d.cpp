@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "core/checks.h"
 #include "core/tensor_view.h"
 
 namespace py = pybind11;
@@ -10,50 +11,42 @@ namespace py = pybind11;
 namespace flexor {
 namespace {
 
-// Memory safety only: the messages that users meet are raised in flexor.ops.
-void require(bool condition, const char* what) {
-  if (!condition) throw py::value_error(std::string("odconv2d: ") + what);
-}
-
-bool is_float(DType t) { return t == DType::f32 || t == DType::f64 || t == DType::f16 || t == DType::bf16; }
-
-int64_t output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation) {
-  return (size + 2 * pad - (dilation * (kernel - 1) + 1)) / stride + 1;
-}
+constexpr Checks checks{"odconv2d"};
 
 void check_matrix(const TensorView& view, int64_t rows, int64_t columns, DType input, const char* what) {
   if (!view) return;
   const DType other = input == DType::f64 ? DType::f64 : DType::f32;
-  require(view.ndim == 2 && view.size[0] == rows && view.size[1] == columns, what);
-  require(view.dtype == input || view.dtype == other, "attentions must have input's dtype or float32");
+  checks.require(view.ndim == 2 && view.size[0] == rows && view.size[1] == columns, what);
+  checks.require(view.dtype == input || view.dtype == other, "attentions must have input's dtype or float32");
 }
 
 void check(const ODConv2dParams& p) {
-  require(p.input.ndim == 4 && p.weight.ndim == 5 && p.output.ndim == 4,
-          "input and output must have 4 dimensions, weight 5");
-  require(p.stride_h > 0 && p.stride_w > 0 && p.dilation_h > 0 && p.dilation_w > 0 && p.pad_h >= 0 && p.pad_w >= 0 &&
-              p.groups > 0,
-          "stride, dilation and groups must be positive, padding not negative");
+  checks.require(p.input.ndim == 4 && p.weight.ndim == 5 && p.output.ndim == 4,
+                 "input and output must have 4 dimensions, weight 5");
+  checks.require(p.stride_h > 0 && p.stride_w > 0 && p.dilation_h > 0 && p.dilation_w > 0 && p.pad_h >= 0 &&
+                     p.pad_w >= 0 && p.groups > 0,
+                 "stride, dilation and groups must be positive, padding not negative");
   const int64_t b = p.input.size[0], ci = p.input.size[1], n = p.weight.size[0], co = p.weight.size[1];
   const int64_t kh = p.weight.size[3], kw = p.weight.size[4];
-  require(n > 0 && co > 0 && ci > 0 && kh > 0 && kw > 0 && ci % p.groups == 0 && co % p.groups == 0 &&
-              p.weight.size[2] == ci / p.groups,
-          "weight must be (n, Co, Ci/groups, kh, kw)");
-  require(p.kernel || n == 1, "several kernels need a kernel_attention");
+  checks.require(n > 0 && co > 0 && ci > 0 && kh > 0 && kw > 0 && ci % p.groups == 0 && co % p.groups == 0 &&
+                     p.weight.size[2] == ci / p.groups,
+                 "weight must be (n, Co, Ci/groups, kh, kw)");
+  checks.require(p.kernel || n == 1, "several kernels need a kernel_attention");
   constexpr int64_t kMost = int64_t{1} << 24;  // so that no product below overflows
-  require(p.pad_h < kMost && p.pad_w < kMost && p.dilation_h < kMost && p.dilation_w < kMost && p.stride_h < kMost &&
-              p.stride_w < kMost && p.input.size[2] < kMost && p.input.size[3] < kMost && kh < kMost && kw < kMost,
-          "sizes of 2^24 or more need backend=\"reference\"");
-  require(p.input.size[2] + 2 * p.pad_h >= p.dilation_h * (kh - 1) + 1 &&
-              p.input.size[3] + 2 * p.pad_w >= p.dilation_w * (kw - 1) + 1,
-          "the output would be empty");
+  checks.require(p.pad_h < kMost && p.pad_w < kMost && p.dilation_h < kMost && p.dilation_w < kMost &&
+                     p.stride_h < kMost && p.stride_w < kMost && p.input.size[2] < kMost && p.input.size[3] < kMost &&
+                     kh < kMost && kw < kMost,
+                 "sizes of 2^24 or more need backend=\"reference\"");
+  checks.require(p.input.size[2] + 2 * p.pad_h >= p.dilation_h * (kh - 1) + 1 &&
+                     p.input.size[3] + 2 * p.pad_w >= p.dilation_w * (kw - 1) + 1,
+                 "the output would be empty");
   const int64_t oh = output_size(p.input.size[2], kh, p.stride_h, p.pad_h, p.dilation_h);
   const int64_t ow = output_size(p.input.size[3], kw, p.stride_w, p.pad_w, p.dilation_w);
-  require(p.output.size[0] == b && p.output.size[1] == co && p.output.size[2] == oh && p.output.size[3] == ow,
-          "output must be (B, Co, oh, ow)");
+  checks.require(p.output.size[0] == b && p.output.size[1] == co && p.output.size[2] == oh && p.output.size[3] == ow,
+                 "output must be (B, Co, oh, ow)");
   const DType t = p.input.dtype;
-  require(is_float(t) && p.weight.dtype == t && p.output.dtype == t,
-          "input, weight and output must share one floating-point dtype");
+  checks.require(is_float(t) && p.weight.dtype == t && p.output.dtype == t,
+                 "input, weight and output must share one floating-point dtype");
   check_matrix(p.channel, b, ci, t, "channel_attention must be (B, Ci)");
   check_matrix(p.filter, b, co, t, "filter_attention must be (B, Co)");
   check_matrix(p.spatial, b, kh * kw, t, "spatial_attention must be (B, kh*kw)");
@@ -61,9 +54,7 @@ void check(const ODConv2dParams& p) {
   for (auto [grad, of] : {std::pair(&p.grad_input, &p.input), std::pair(&p.grad_weight, &p.weight),
                           std::pair(&p.grad_channel, &p.channel), std::pair(&p.grad_filter, &p.filter),
                           std::pair(&p.grad_spatial, &p.spatial), std::pair(&p.grad_kernel, &p.kernel)}) {
-    if (!*grad) continue;
-    require(grad->ndim == of->ndim && grad->dtype == of->dtype, "a gradient must have its tensor's dtype and shape");
-    for (int d = 0; d < of->ndim; ++d) require(grad->size[d] == of->size[d], "a gradient must have its tensor's shape");
+    checks.gradient(*grad, *of);
   }
 }
 

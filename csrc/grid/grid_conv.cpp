@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "core/checks.h"
 #include "core/tensor_view.h"
 
 namespace py = pybind11;
@@ -12,57 +13,41 @@ namespace py = pybind11;
 namespace flexor {
 namespace {
 
-// Memory safety only: the messages that users meet are raised in flexor.ops.
-void require(bool condition, const char* what) {
-  if (!condition) throw py::value_error(std::string("grid_conv: ") + what);
-}
-
-bool is_float(DType t) { return t == DType::f32 || t == DType::f64 || t == DType::f16 || t == DType::bf16; }
+constexpr Checks checks{"grid_conv"};
 
 bool is_border(char c) { return c == 'c' || c == 'r' || c == 'z'; }
 
-void check_shape(const TensorView& view, std::initializer_list<int64_t> shape, const char* what) {
-  require(view.ndim == static_cast<int>(shape.size()), what);
-  int d = 0;
-  for (int64_t size : shape) require(view.size[d++] == size, what);
-}
-
-void check_gradient(const TensorView& grad, const TensorView& of) {
-  if (!grad) return;
-  require(grad.ndim == of.ndim && grad.dtype == of.dtype, "a gradient must have its tensor's dtype and shape");
-  for (int d = 0; d < of.ndim; ++d) require(grad.size[d] == of.size[d], "a gradient must have its tensor's shape");
-}
-
 void check(const GridConvParams& p) {
-  require(p.input.ndim == 4 && p.weight1.ndim == 4, "input and weight1 must have 4 dimensions");
-  require(is_border(p.border1) && (p.weight2 ? is_border(p.border2) : p.border2 == 0),
-          "borders must be one letter of c, r, z for each weight");
+  checks.require(p.input.ndim == 4 && p.weight1.ndim == 4, "input and weight1 must have 4 dimensions");
+  checks.require(is_border(p.border1) && (p.weight2 ? is_border(p.border2) : p.border2 == 0),
+                 "borders must be one letter of c, r, z for each weight");
   const int64_t b = p.input.size[0], h = p.input.size[2], w = p.input.size[3];
   const int64_t o = p.weight1.size[0], c = p.input.size[1], kh = p.weight1.size[2], kw = p.weight1.size[3];
   constexpr int64_t kMost = int64_t{1} << 24;
-  require(h > 0 && w > 0 && h < kMost && w < kMost && h * w < kMost, "the grid must have 1 to 2^24 cells");
-  require(kh % 2 == 1 && kw % 2 == 1 && kh < kMost && kw < kMost && kh * kw < kMost, "the kernel's sides must be odd");
-  require(p.weight1.size[1] == c, "weight1.shape[1] must be input.shape[1]");
-  check_shape(p.output, {b, o, h, w}, "output must be (B, Co, h, w)");
-  if (p.weight2) check_shape(p.weight2, {o, c, kh, kw}, "weight2 must have weight1's shape");
-  if (p.attention) check_shape(p.attention, {b, kh * kw, h, w}, "attention must be (B, kh*kw, h, w)");
+  checks.require(h > 0 && w > 0 && h < kMost && w < kMost && h * w < kMost, "the grid must have 1 to 2^24 cells");
+  checks.require(kh % 2 == 1 && kw % 2 == 1 && kh < kMost && kw < kMost && kh * kw < kMost,
+                 "the kernel's sides must be odd");
+  checks.require(p.weight1.size[1] == c, "weight1.shape[1] must be input.shape[1]");
+  checks.shape(p.output, {b, o, h, w}, "output must be (B, Co, h, w)");
+  if (p.weight2) checks.shape(p.weight2, {o, c, kh, kw}, "weight2 must have weight1's shape");
+  if (p.attention) checks.shape(p.attention, {b, kh * kw, h, w}, "attention must be (B, kh*kw, h, w)");
   for (const TensorView* bias : {&p.bias1, &p.bias2, &p.grad_bias1, &p.grad_bias2})
-    if (*bias) check_shape(*bias, {o}, "a bias must be (Co,)");
-  check_gradient(p.grad_input, p.input);
-  check_gradient(p.grad_weight1, p.weight1);
-  check_gradient(p.grad_weight2, p.weight2);
-  check_gradient(p.grad_attention, p.attention);
+    if (*bias) checks.shape(*bias, {o}, "a bias must be (Co,)");
+  checks.gradient(p.grad_input, p.input);
+  checks.gradient(p.grad_weight1, p.weight1);
+  checks.gradient(p.grad_weight2, p.weight2);
+  checks.gradient(p.grad_attention, p.attention);
   const DType t = p.input.dtype;
-  require(is_float(t), "input must be floating-point");
+  checks.require(is_float(t), "input must be floating-point");
   for (const TensorView* view : {&p.weight1, &p.weight2, &p.bias1, &p.bias2, &p.output, &p.grad_bias1, &p.grad_bias2})
-    require(!*view || view->dtype == t, "input, weights, biases and output must share one dtype");
-  require(!p.attention || p.attention.dtype == t || (t != DType::f64 && p.attention.dtype == DType::f32),
-          "attention must have input's dtype or float32");
+    checks.require(!*view || view->dtype == t, "input, weights, biases and output must share one dtype");
+  checks.require(!p.attention || p.attention.dtype == t || (t != DType::f64 && p.attention.dtype == DType::f32),
+                 "attention must have input's dtype or float32");
 }
 
 GridConvParams read(py::handle output, py::handle input, py::handle weight1, py::handle weight2, py::handle attention,
                     const std::string& borders) {
-  require(borders.size() == (weight2.is_none() ? 1 : 2), "borders must be one letter for each weight");
+  checks.require(borders.size() == (weight2.is_none() ? 1 : 2), "borders must be one letter for each weight");
   GridConvParams p{};
   p.border1 = borders[0];
   p.border2 = weight2.is_none() ? '\0' : borders[1];

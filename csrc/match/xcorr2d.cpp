@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "core/checks.h"
 #include "core/tensor_view.h"
 
 namespace py = pybind11;
@@ -10,40 +11,29 @@ namespace py = pybind11;
 namespace flexor {
 namespace {
 
-// Memory safety only: the messages that users meet are raised in flexor.ops.
-void require(bool condition, const char* what) {
-  if (!condition) throw py::value_error(std::string("xcorr2d: ") + what);
-}
-
-bool floating(const TensorView& v) {
-  return v.dtype == DType::f32 || v.dtype == DType::f64 || v.dtype == DType::f16 || v.dtype == DType::bf16;
-}
-
-void check_gradient(const TensorView& grad, const TensorView& of) {
-  if (!grad) return;
-  require(grad.ndim == of.ndim && grad.dtype == of.dtype, "a gradient must have its tensor's dtype and shape");
-  for (int d = 0; d < of.ndim; ++d) require(grad.size[d] == of.size[d], "a gradient must have its tensor's shape");
-}
+constexpr Checks checks{"xcorr2d"};
 
 void check(const Xcorr2dParams& p) {
   const TensorView &input = p.input, &kernel = p.kernel, &output = p.output;
-  require(input.ndim == 4 && kernel.ndim == 5 && output.ndim == 4, "input and output must have 4 dimensions, kernel 5");
-  require(floating(input) && kernel.dtype == input.dtype && output.dtype == input.dtype,
-          "all tensors must share one floating-point dtype");
-  require(kernel.size[0] == input.size[0] && output.size[0] == input.size[0], "all must have input's B");
-  require(kernel.size[2] == input.size[1] && output.size[1] == kernel.size[1], "kernel must be (B, K, C, kh, kw)");
-  require(kernel.size[1] >= 1 && kernel.size[2] >= 1, "K and C must be positive");
+  checks.require(input.ndim == 4 && kernel.ndim == 5 && output.ndim == 4,
+                 "input and output must have 4 dimensions, kernel 5");
+  checks.require(is_float(input.dtype) && kernel.dtype == input.dtype && output.dtype == input.dtype,
+                 "all tensors must share one floating-point dtype");
+  checks.require(kernel.size[0] == input.size[0] && output.size[0] == input.size[0], "all must have input's B");
+  checks.require(kernel.size[2] == input.size[1] && output.size[1] == kernel.size[1],
+                 "kernel must be (B, K, C, kh, kw)");
+  checks.require(kernel.size[1] >= 1 && kernel.size[2] >= 1, "K and C must be positive");
   const int64_t padding[2] = {p.pad_h, p.pad_w};
   for (int d = 0; d < 2; ++d) {
     constexpr int64_t kMost = int64_t{1} << 24;  // so that no product of sizes overflows
-    require(padding[d] >= 0 && padding[d] < kMost && input.size[2 + d] < kMost, "sizes must be below 2^24");
-    require(kernel.size[3 + d] >= 1, "the kernel must have taps");
+    checks.require(padding[d] >= 0 && padding[d] < kMost && input.size[2 + d] < kMost, "sizes must be below 2^24");
+    checks.require(kernel.size[3 + d] >= 1, "the kernel must have taps");
     const int64_t size = input.size[2 + d] + 2 * padding[d] - kernel.size[3 + d] + 1;
-    require(size >= 1, "the kernel must fit into the padded input");
-    require(output.size[2 + d] == size, "output must be (B, K, H+2*py-kh+1, W+2*px-kw+1)");
+    checks.require(size >= 1, "the kernel must fit into the padded input");
+    checks.require(output.size[2 + d] == size, "output must be (B, K, H+2*py-kh+1, W+2*px-kw+1)");
   }
-  check_gradient(p.grad_input, input);
-  check_gradient(p.grad_kernel, kernel);
+  checks.gradient(p.grad_input, input);
+  checks.gradient(p.grad_kernel, kernel);
 }
 
 Xcorr2dParams params(py::handle output, const char* name, py::handle input, py::handle kernel, int64_t pad_h,

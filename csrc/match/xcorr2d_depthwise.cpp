@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "core/checks.h"
 #include "core/tensor_view.h"
 
 namespace py = pybind11;
@@ -10,36 +11,23 @@ namespace py = pybind11;
 namespace flexor {
 namespace {
 
-// Memory safety only: the messages that users meet are raised in flexor.ops.
-void require(bool condition, const char* what) {
-  if (!condition) throw py::value_error(std::string("xcorr2d_depthwise: ") + what);
-}
-
-bool floating(const TensorView& v) {
-  return v.dtype == DType::f32 || v.dtype == DType::f64 || v.dtype == DType::f16 || v.dtype == DType::bf16;
-}
-
-void check_gradient(const TensorView& grad, const TensorView& of) {
-  if (!grad) return;
-  require(grad.ndim == of.ndim && grad.dtype == of.dtype, "a gradient must have its tensor's dtype and shape");
-  for (int d = 0; d < of.ndim; ++d) require(grad.size[d] == of.size[d], "a gradient must have its tensor's shape");
-}
+constexpr Checks checks{"xcorr2d_depthwise"};
 
 void check(const XcorrDepthwiseParams& p) {
   const TensorView &input = p.input, &kernel = p.kernel, &output = p.output;
-  require(input.ndim == 4 && kernel.ndim == 4 && output.ndim == 4, "all tensors must have 4 dimensions");
-  require(floating(input) && kernel.dtype == input.dtype && output.dtype == input.dtype,
-          "all tensors must share one floating-point dtype");
+  checks.require(input.ndim == 4 && kernel.ndim == 4 && output.ndim == 4, "all tensors must have 4 dimensions");
+  checks.require(is_float(input.dtype) && kernel.dtype == input.dtype && output.dtype == input.dtype,
+                 "all tensors must share one floating-point dtype");
   for (int d = 0; d < 2; ++d) {
-    require(kernel.size[d] == input.size[d] && output.size[d] == input.size[d], "all must have input's B and C");
-    require(p.padding[d] >= 0 && p.padding[d] < (int64_t{1} << 40), "padding must be a size");
-    require(kernel.size[2 + d] >= 1, "the kernel must have taps");
+    checks.require(kernel.size[d] == input.size[d] && output.size[d] == input.size[d], "all must have input's B and C");
+    checks.require(p.padding[d] >= 0 && p.padding[d] < (int64_t{1} << 40), "padding must be a size");
+    checks.require(kernel.size[2 + d] >= 1, "the kernel must have taps");
     const int64_t size = input.size[2 + d] + 2 * p.padding[d] - kernel.size[2 + d] + 1;
-    require(size >= 1, "the kernel must fit into the padded input");
-    require(output.size[2 + d] == size, "output must be (B, C, H+2*py-kh+1, W+2*px-kw+1)");
+    checks.require(size >= 1, "the kernel must fit into the padded input");
+    checks.require(output.size[2 + d] == size, "output must be (B, C, H+2*py-kh+1, W+2*px-kw+1)");
   }
-  check_gradient(p.grad_input, input);
-  check_gradient(p.grad_kernel, kernel);
+  checks.gradient(p.grad_input, input);
+  checks.gradient(p.grad_kernel, kernel);
 }
 
 XcorrDepthwiseParams params(py::handle output, const char* name, py::handle input, py::handle kernel, int64_t pad_h,
