@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """grid_conv under everything that watches calls: functorch, forward-mode AD, autocast, compilers, exporters."""
 
+from functools import partial
+
 import flexor
 import pytest
 import torch
+import transforms
 from flexor import ops, reference
 from flexor.testing import assert_close
 from torch import func
 from torch.autograd import forward_ad
+from transforms import loss
 
 OP = torch.ops.flexor.grid_conv.default
 BACKWARD = torch.ops.flexor.grid_conv_backward.default
@@ -26,16 +30,7 @@ def twin(*args):
     return reference.grid_conv(*args, "cr")
 
 
-def assert_same(function, *args):
-    """The same transformation of the op and of its twin, as a tree of tensors."""
-    found, expected = (torch.utils._pytree.tree_leaves(function(f)(*args)) for f in (ours, twin))
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        assert_close(a, b, 1e-10)
-
-
-def loss(f):
-    return lambda *args: f(*args).square().sum()
+assert_same = partial(transforms.assert_same, ours, twin)
 
 
 @pytest.mark.parametrize("argnum", range(6))
@@ -226,24 +221,11 @@ def test_trace_and_symbolic_trace():
 
 
 def test_double_backward_reaches_every_tensor():
-    args = [t.requires_grad_() for t in tensors()]
-
-    def penalty(f):
-        first = torch.autograd.grad(f(*args).square().sum(), args, create_graph=True)
-        return torch.autograd.grad(sum(g.square().sum() for g in first), args)
-
-    for a, b in zip(penalty(ours), penalty(twin), strict=True):
-        assert_close(a, b, 1e-9)
+    transforms.assert_same_double_backward(ours, twin, tensors())
 
 
 def test_deterministic_algorithms():
-    args = [t.requires_grad_() for t in tensors(torch.float32)]
-    torch.use_deterministic_algorithms(True)
-    try:
-        runs = [torch.autograd.grad(ours(*args).square().sum(), args) for _ in range(2)]
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+    transforms.assert_deterministic(ours, tensors(torch.float32))
 
 
 def test_grad_fn_has_the_ops_name():

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """xcorr2d and xcorr2d_depthwise under everything that watches calls: functorch, autocast, compilers, exporters."""
 
+from functools import partial
+
 import pytest
 import torch
+import transforms
 from flexor import ops, reference
 from flexor.testing import assert_close
 from torch import func, nn
+from transforms import loss
 
 OPS = ("xcorr2d", "xcorr2d_depthwise")
 OP = pytest.mark.parametrize("op", OPS)
@@ -18,17 +22,8 @@ def tensors(op, dtype=torch.float64):
 
 
 def assert_same(op, function, *args):
-    """The same transformation of the op and of its twin, as a tree of tensors."""
-    runs = [
-        torch.utils._pytree.tree_leaves(function(lambda a, b, f=f: f(a, b, PADDING))(*args))
-        for f in (getattr(ops, op), getattr(reference, op))
-    ]
-    for a, b in zip(*runs, strict=True):
-        assert_close(a, b, 1e-10)
-
-
-def loss(f):
-    return lambda *args: f(*args).square().sum()
+    ours, twin = (partial(getattr(module, op), padding=PADDING) for module in (ops, reference))
+    transforms.assert_same(ours, twin, function, *args)
 
 
 @OP
