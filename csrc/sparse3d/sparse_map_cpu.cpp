@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which input voxel lies under which tap of which output voxel. An output block's surroundings are laid out as a small
+// dense grid of input ranks; every tap then reads it at one distance.
+#include "core/tasks.h"
+#include "sparse3d/blocks.h"
+#include "sparse3d/sparse_index_kernels.h"
+
+namespace flexor::FLEXOR_ISA {
+namespace {
+
+constexpr int64_t kMostCells = 1 << 15;  // of the dense grid
+constexpr int64_t kWaveBytes = 1 << 22;  // of lists that are gathered before they are joined
+constexpr int64_t kMostTilesAtOnce = 256;
+
+// Along an axis, in positions u: an input at u = in * in_scale, what a tap reads at u = out * out_scale + offset + tap
+// * step.
+struct Plan {
+  int64_t in_scale[4], out_scale[4], offset[4], step[4], kernel[4];
+  int64_t low[4], span[4], pitch[4];  // of the grid: it begins at out block * extent * out_scale + low
+  int64_t cells = 1, taps;
+  bool dense = true;
+  int32_t voxel[64];      // cell of an output voxel at tap 0
+  int32_t neighbour[64];  // cell of an input voxel from its block's first
+  uint64_t only[4][64];   // bits of a block with this coordinate along this axis
+
+  Plan(const MapParams& p, const Blocks& blocks) {
+    const VoxelRelation& r = p.relation;
+    taps = r.kernel[0] * r.kernel[1] * r.kernel[2] * r.kernel[3];
+    for (int a = 3; a >= 0; --a) {
+      in_scale[a] = r.transposed ? r.stride[a] : 1;
+      out_scale[a] = r.transposed ? 1 : r.stride[a];
+      offset[a] = r.transposed ? r.padding[a] : -r.padding[a];
+      step[a] = r.transposed ? -r.dilation[a] : r.dilation[a];
+      kernel[a] = r.kernel[a];
+      const int64_t reach = (kernel[a] - 1) * step[a];
+      low[a] = offset[a] + smaller<int64_t>(reach, 0);
+      span[a] = (blocks.extent(a) - 1) * out_scale[a] + (reach < 0 ? -reach : reach) + 1;
+      pitch[a] = cells;
+      dense = dense && span[a] <= kMostCells;
+      if (dense) cells *= span[a];
+      dense = dense && cells <= kMostCells;
+    }
+    for (int bit = 0; bit < 64 && dense; ++bit) {
+      int64_t out = 0, in = 0;
+      for (int a = 0; a < 4; ++a) {
+        out += (blocks.in_block(bit, a) * out_scale[a] + offset[a] - low[a]) * pitch[a];
+        in += blocks.in_block(bit, a) * in_scale[a] * pitch[a];
+      }
+      voxel[bit] = static_cast<int32_t>(out);
+      neighbour[bit] = static_cast<int32_t>(in);
+    }
+    for (int a = 0; a < 4; ++a)
+      for (int64_t c = 0; c < blocks.extent(a); ++c) {
+        only[a][c] = 0;
+        for (int bit = 0; bit < 64; ++bit)
+          if (blocks.in_block(bit, a) == c) only[a][c] |= uint64_t{1} << bit;
+      }
+  }
+
+  FLEXOR_INLINE int64_t tap_cell(int64_t t0, int64_t t1, int64_t t2, int64_t t3) const {
+    return t0 * step[0] * pitch[0] + t1 * step[1] * pitch[1] + t2 * step[2] * pitch[2] + t3 * step[3] * pitch[3];
+  }
+};
+
+// Pairs of one tile, before they are joined: [taps][256].
+struct Lists {
+  int32_t* in_rows;
+  uint8_t* places;
+  int32_t* counts;
+};
+
+// Input blocks along an axis that a grid meets, and which of their voxels do.
+struct Along {
+  int64_t first, count;  // block coordinates
+};
+
+struct Mapper {
+  const MapParams& p;
+  const Blocks out_blocks, in_blocks;
+  const Plan plan;
+
+  explicit Mapper(const MapParams& params)
+      : p(params),
+        out_blocks(params.output.dims, params.output.frame),
+        in_blocks(params.input.dims, params.input.frame),
+        plan(params, out_blocks) {}
+
+  // Bits of the input block at this coordinate whose positions lie in [begin, begin + span).
+  FLEXOR_INLINE uint64_t within(int a, int64_t block, int64_t begin) const {
+    const int64_t base = block << in_blocks.shift[a], s = plan.in_scale[a];
+    const int64_t from = larger<int64_t>(ceil_of(begin, s) - base, 0);
+    const int64_t to = smaller(floor_div(begin + plan.span[a] - 1, s) - base, in_blocks.extent(a) - 1);
+    uint64_t bits = 0;
+    for (int64_t c = from; c <= to; ++c) bits |= plan.only[a][c];
+    return bits;
+  }
+  FLEXOR_INLINE static int64_t ceil_of(int64_t a, int64_t b) { return -floor_div(-a, b); }
+
+  // Writes the ranks of the inputs around an output block into the grid.
+  void lay_out(int64_t batch, const int64_t* block, int32_t* grid) const {
+    __builtin_memset(grid, 0xff, static_cast<size_t>(plan.cells) * 4);
+    int64_t begin[4];
+    Along along[4];
+    uint64_t bits[4][64];
+    for (int a = 0; a < 4; ++a) {
+      begin[a] = (block[a] << out_blocks.shift[a]) * plan.out_scale[a] + plan.low[a];
+      const int64_t s = plan.in_scale[a];
+      along[a].first = larger(ceil_of(begin[a], s) >> in_blocks.shift[a], in_blocks.frame.first[a]);
+      const int64_t last = smaller(floor_div(begin[a] + plan.span[a] - 1, s) >> in_blocks.shift[a],
+                                   in_blocks.frame.first[a] + (int64_t{1} << in_blocks.frame.bits[a]) - 1);
+      along[a].count = last - along[a].first + 1;
+      for (int64_t i = 0; i < along[a].count && i < 64; ++i) bits[a][i] = within(a, along[a].first + i, begin[a]);
+    }
+    int64_t at[4];
+    for (int64_t i = 0; i < along[0].count; ++i)
+      for (int64_t j = 0; j < along[1].count; ++j)
+        for (int64_t k = 0; k < along[2].count; ++k)
+          for (int64_t l = 0; l < along[3].count; ++l) {
+            const int64_t steps[4] = {i, j, k, l};
+            uint64_t wanted = ~uint64_t{0};
+            for (int a = 0; a < 4; ++a) {
+              at[a] = along[a].first + steps[a];
+              wanted &= steps[a] < 64 ? bits[a][steps[a]] : within(a, at[a], begin[a]);
+            }
+            copy_block(batch, at, begin, wanted, grid);
+          }
+  }
+
+  FLEXOR_INLINE void copy_block(int64_t batch, const int64_t* at, const int64_t* begin, uint64_t wanted,
+                                int32_t* grid) const {
+    const int64_t key = in_blocks.key_of(batch, at);
+    if (wanted == 0 || key < 0) return;
+    const int32_t found = find_block(p.input, key);
+    if (found < 0) return;
+    const uint64_t mask = static_cast<uint64_t>(p.input.masks[found]);
+    const int32_t base = p.input.bases[found];
+    int64_t cell = 0;
+    for (int a = 0; a < 4; ++a) cell += ((at[a] << in_blocks.shift[a]) * plan.in_scale[a] - begin[a]) * plan.pitch[a];
+    for (uint64_t left = mask & wanted; left != 0; left &= left - 1) {
+      const int bit = __builtin_ctzll(left);
+      grid[cell + plan.neighbour[bit]] = base + bits_below(mask, bit);
+    }
+  }
+
+  // Appends the pairs of some voxels of one block: bits, the first of which has this place in the tile.
+  void list_dense(uint64_t bits, int place, const int32_t* grid, const Lists& lists) const {
+    int32_t cells[64];
+    int count = 0;
+    for (; bits != 0; bits &= bits - 1) cells[count++] = plan.voxel[__builtin_ctzll(bits)];
+    int64_t tap = 0;
+    for (int64_t t0 = 0; t0 < plan.kernel[0]; ++t0)
+      for (int64_t t1 = 0; t1 < plan.kernel[1]; ++t1)
+        for (int64_t t2 = 0; t2 < plan.kernel[2]; ++t2)
+          for (int64_t t3 = 0; t3 < plan.kernel[3]; ++t3, ++tap) {
+            const int32_t* from = grid + plan.tap_cell(t0, t1, t2, t3);
+            int32_t* rows = lists.in_rows + tap * kTileRows;
+            uint8_t* places = lists.places + tap * kTileRows;
+            int32_t n = lists.counts[tap];
+            for (int v = 0; v < count; ++v) {
+              const int32_t row = from[cells[v]];
+              rows[n] = row;
+              places[n] = static_cast<uint8_t>(place + v);
+              n += row >= 0;
+            }
+            lists.counts[tap] = n;
+          }
+  }
+
+  // The same through the hash, for kernels whose surroundings are too large to lay out.
+  void list_singly(int64_t batch, const int64_t* block, uint64_t bits, int place, const Lists& lists) const {
+    for (; bits != 0; bits &= bits - 1, ++place) {
+      const int out_bit = __builtin_ctzll(bits);
+      int64_t u[4], at[4], in_block[4];
+      for (int a = 0; a < 4; ++a)
+        u[a] =
+            ((block[a] << out_blocks.shift[a]) + out_blocks.in_block(out_bit, a)) * plan.out_scale[a] + plan.offset[a];
+      for (int64_t tap = 0; tap < plan.taps; ++tap) {
+        bool there = true;
+        int64_t rest = tap;
+        for (int a = 3; a >= 0; --a) {
+          const int64_t position = u[a] + rest % plan.kernel[a] * plan.step[a];
+          rest /= plan.kernel[a];
+          there = there && position % plan.in_scale[a] == 0;
+          at[a] = position / plan.in_scale[a];
+          in_block[a] = at[a] >> in_blocks.shift[a];
+        }
+        const int64_t key = there ? in_blocks.key_of(batch, in_block) : -1;
+        if (key < 0) continue;
+        const int32_t found = find_block(p.input, key);
+        if (found < 0) continue;
+        const uint64_t mask = static_cast<uint64_t>(p.input.masks[found]);
+        const int bit = in_blocks.bit_of(at);
+        if ((mask >> bit & 1) == 0) continue;
+        const int64_t n = tap * kTileRows + lists.counts[tap]++;
+        lists.in_rows[n] = p.input.bases[found] + bits_below(mask, bit);
+        lists.places[n] = static_cast<uint8_t>(place);
+      }
+    }
+  }
+
+  int64_t block_of_rank(int64_t rank) const {  // the last whose base is at most rank
+    int64_t low = 0, high = p.output.blocks;
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      (p.output.bases[middle] <= rank ? low : high) = middle;
+    }
+    return low;
+  }
+
+  void list_tile(int64_t tile, const Lists& lists) const {
+    for (int64_t tap = 0; tap < plan.taps; ++tap) lists.counts[tap] = 0;
+    int32_t* grid = plan.dense ? static_cast<int32_t*>(thread_workspace(static_cast<size_t>(plan.cells) * 4)) : nullptr;
+    const int64_t begin = tile * kTileRows, end = smaller(begin + kTileRows, p.output.rows);
+    for (int64_t b = block_of_rank(begin); b < p.output.blocks && p.output.bases[b] < end; ++b) {
+      const int64_t base = p.output.bases[b];
+      uint64_t bits = static_cast<uint64_t>(p.output.masks[b]);
+      int64_t rank = base;
+      for (; rank < begin; ++rank) bits &= bits - 1;
+      for (int64_t over = p.output.bases[b + 1] - end; over > 0; --over)
+        bits &= ~(uint64_t{1} << (63 - __builtin_clzll(bits)));
+      int64_t block[4];
+      const int64_t batch = out_blocks.decode(p.output.keys[b], block);
+      const int place = static_cast<int>(rank - begin);
+      if (plan.dense) {
+        lay_out(batch, block, grid);
+        list_dense(bits, place, grid, lists);
+      } else {
+        list_singly(batch, block, bits, place, lists);
+      }
+    }
+  }
+};
+
+template <class T>
+T* grown(T* old, int64_t used, int64_t* capacity, int64_t wanted) {
+  if (wanted <= *capacity) return old;
+  *capacity = larger(wanted, *capacity + *capacity / 2);
+  T* data = static_cast<T*>(allocate(static_cast<size_t>(*capacity) * sizeof(T)));
+  if (used > 0) __builtin_memcpy(data, old, static_cast<size_t>(used) * sizeof(T));
+  release(old);
+  return data;
+}
+
+}  // namespace
+
+void sparse_map(const MapParams& p, MapResult& result) {
+  const Mapper mapper(p);
+  const int64_t taps = mapper.plan.taps, tiles = ceil_div(p.output.rows, kTileRows), tile_pairs = taps * kTileRows;
+  result.offsets = static_cast<int64_t*>(allocate(static_cast<size_t>(tiles * taps + 1) * 8));
+  result.offsets[0] = 0;
+  const int64_t at_once = smaller(tiles, larger<int64_t>(1, smaller(kWaveBytes / (tile_pairs * 5), kMostTilesAtOnce)));
+  const SharedBuffer rows(static_cast<size_t>(at_once * tile_pairs) * 4);
+  const SharedBuffer places(static_cast<size_t>(at_once * tile_pairs));
+  const SharedBuffer counts(static_cast<size_t>(at_once * taps) * 4);
+  auto lists = [&](int64_t t) {
+    return Lists{rows.as<int32_t>() + t * tile_pairs, places.as<uint8_t>() + t * tile_pairs,
+                 counts.as<int32_t>() + t * taps};
+  };
+  int64_t row_capacity = 0, place_capacity = 0;
+  for (int64_t first = 0; first < tiles; first += at_once) {
+    const int64_t wave = smaller(at_once, tiles - first);
+    parallel_for(wave, [&](int64_t t) { mapper.list_tile(first + t, lists(t)); });
+    int64_t* offset = result.offsets + first * taps;
+    for (int64_t i = 0; i < wave * taps; ++i) offset[i + 1] = offset[i] + counts.as<int32_t>()[i];
+    // Room for the tiles to come, at the rate of those seen.
+    const int64_t used = result.pairs, needed = offset[wave * taps];
+    const int64_t guess = first + wave == tiles ? needed : needed / (first + wave) * tiles + needed / 8;
+    result.in_rows = grown(result.in_rows, used, &row_capacity, needed > row_capacity ? guess : needed);
+    result.places = grown(result.places, used, &place_capacity, needed > place_capacity ? guess : needed);
+    parallel_for(wave, [&](int64_t t) {
+      const Lists list = lists(t);
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const int64_t to = offset[t * taps + tap];
+        const size_t n = static_cast<size_t>(list.counts[tap]);
+        __builtin_memcpy(result.in_rows + to, list.in_rows + tap * kTileRows, n * 4);
+        __builtin_memcpy(result.places + to, list.places + tap * kTileRows, n);
+      }
+    });
+    result.pairs = needed;
+  }
+}
+
+}  // namespace flexor::FLEXOR_ISA
