@@ -71,7 +71,7 @@ def _known(name: str) -> str:
 def _why_not_cpu(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cpu":
         return f"the tensors are on {device}"
-    if not hasattr(_C, f"{op}_forward"):
+    if not (hasattr(_C, op) or hasattr(_C, f"{op}_forward")):
         return "flexor._C was built without it"
     return None
 

@@ -6,11 +6,16 @@ from .deform_conv2d import deform_conv2d
 from .grid_conv import grid_conv
 from .odconv2d import odconv1d, odconv2d
 from .semantic_grid_transform import inverse_semantic_grid_transform, semantic_grid_transform
+from .sparse_conv import sparse_conv
+from .sparse_index import SparseIndex, SparseMap
+from .sparse_pool import sparse_pool
 from .warp2d import warp2d
 from .xcorr2d import xcorr2d
 from .xcorr2d_depthwise import xcorr2d_depthwise
 
 __all__ = [
+    "SparseIndex",
+    "SparseMap",
     "affine_warp2d",
     "deform_conv2d",
     "grid_conv",
@@ -18,6 +23,8 @@ __all__ = [
     "odconv1d",
     "odconv2d",
     "semantic_grid_transform",
+    "sparse_conv",
+    "sparse_pool",
     "warp2d",
     "xcorr2d",
     "xcorr2d_depthwise",

@@ -30,17 +30,26 @@ def shape(op: str, name: str, value: Tensor, expected: tuple[int, ...], meaning:
         raise ValueError(f"{op}: {name} must be {meaning} = {tuple(expected)}, got {tuple(value.shape)}")
 
 
+def rows(op: str, name: str, got: int, expected: int, meaning: str) -> None:
+    """Two counts are equal; of sizes that only the data decide, a compiled graph checks it when it runs."""
+    message = f"{op}: {name} must be {meaning} = {expected}, got {got}"
+    if isinstance(got, torch.SymInt) or isinstance(expected, torch.SymInt):
+        torch._check(got == expected, lambda: message)
+    elif got != expected:
+        raise ValueError(message)
+
+
 def floating(op: str, name: str, value: Tensor) -> None:
     if value.dtype not in FLOATS:
         raise TypeError(f"{op}: {name} must be float64, float32, float16 or bfloat16, got {value.dtype}")
 
 
-def same_dtype(op: str, name: str, value: Tensor, input: Tensor, or_float32: bool = False) -> None:
+def same_dtype(op: str, name: str, value: Tensor, input: Tensor, or_float32: bool = False, of: str = "input") -> None:
     """Value has input's dtype; offsets and the like may also stay float32 beside half-precision input."""
     if value.dtype == input.dtype or (or_float32 and value.dtype == torch.float32 and input.dtype != torch.float64):
         return
     choice = " or float32" if or_float32 and input.dtype in (torch.float16, torch.bfloat16) else ""
-    raise TypeError(f"{op}: {name} must have input's dtype {input.dtype}{choice}, got {value.dtype}")
+    raise TypeError(f"{op}: {name} must have {of}'s dtype {input.dtype}{choice}, got {value.dtype}")
 
 
 def same_device(op: str, **tensors: Tensor | None) -> None:

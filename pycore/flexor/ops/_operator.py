@@ -92,7 +92,7 @@ class Operator(ABC):
         library.define(f"{self.name}({args}, str? backend) -> Tensor", tags=tags)
         library.define(
             f"{self.name}_backward(Tensor grad_output, {args}, bool[{n}] needs, str? backend)"
-            f" -> ({', '.join(['Tensor'] * n)})",
+            f" -> ({', '.join(['Tensor'] * n) if n > 1 else 'Tensor[]'})",  # (Tensor) would be no tuple
             tags=tags,
         )
         self.op = getattr(torch.ops.flexor, self.name).default
@@ -228,6 +228,13 @@ def is_plain(tensors: Tensors) -> bool:
     )
 
 
+def may_be_differentiated(tensors: Tensors) -> bool:
+    """Whether this call could meet a backward or a tangent."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return True
+    return not is_dynamo_compiling() and (peek_interpreter_stack() is not None or forward_ad._current_level >= 0)
+
+
 def empty_image(input: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
     """A tensor for an output, channels_last where input is."""
     if input.is_contiguous() or not input.is_contiguous(memory_format=torch.channels_last):
@@ -264,7 +271,7 @@ class _Backward(_SingleLevelFunction):
         ctx.needs = args[-2]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*args[: 1 + operator.n])
-        return run(*args)
+        return tuple(run(*args))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -34,3 +35,14 @@ def into_channels(*tensors: Tensor | None) -> list[Tensor | None]:
 def out_of_channels(batch: int, tensor: Tensor) -> Tensor:
     """[N, V*C, ...] -> [V, N, C, ...]"""
     return tensor.unflatten(1, (batch, tensor.shape[1] // batch)).movedim(1, 0)
+
+
+def element(tensors: Sequence[Tensor | None], i: int) -> list[Tensor | None]:
+    """One of the vmapped dimension that comes first."""
+    return [None if t is None else t[i] for t in tensors]
+
+
+def stacked(each: Sequence[Sequence[Tensor | None]]) -> tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]:
+    """Gradients of all elements, each element's in a row, and where they have the vmapped dimension."""
+    grads = tuple(None if column[0] is None else torch.stack(column) for column in zip(*each, strict=True))
+    return grads, tuple(None if g is None else 0 for g in grads)

@@ -4,6 +4,9 @@
 from .deform_conv2d import deform_conv2d
 from .grid_conv import grid_conv
 from .odconv2d import odconv1d, odconv2d
+from .sparse_conv import sparse_conv
+from .sparse_index import sparse_index, sparse_map, sparse_output_index
+from .sparse_pool import sparse_pool
 from .warp2d import affine_warp2d, warp2d
 from .xcorr2d import xcorr2d, xcorr2d_depthwise
 
@@ -13,6 +16,11 @@ __all__ = [
     "grid_conv",
     "odconv1d",
     "odconv2d",
+    "sparse_conv",
+    "sparse_index",
+    "sparse_map",
+    "sparse_output_index",
+    "sparse_pool",
     "warp2d",
     "xcorr2d",
     "xcorr2d_depthwise",

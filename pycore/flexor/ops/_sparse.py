@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dispatcher's side of sparse indices and maps: `torch.ops.flexor.sparse_{index,output_index,map}`.
+
+They build what convolution and pooling run on, take no gradient, and give tensors whose sizes only the data decide,
+which a compiler sees as new unbacked sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _C, _backend, reference
+from ..reference.sparse_index import TILE
+from ._operator import is_plain, library
+
+Ints = Sequence[int]
+
+_RELATION = "SymInt[] kernel, SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed"
+_SCHEMAS = {
+    "sparse_index": "Tensor indices, SymInt batch_size, SymInt[]? lower, SymInt[]? upper",
+    "sparse_output_index": f"Tensor[] parts, int dims, {_RELATION}, SymInt[]? lower, SymInt[]? upper, bool wide",
+    "sparse_map": f"Tensor[] out_parts, Tensor[] in_parts, int dims, {_RELATION}",
+}
+
+
+def sparse_index(
+    indices: Tensor, batch_size: int, lower: Ints | None, upper: Ints | None, backend: str | None
+) -> list[Tensor]:
+    """The six parts of an index; see `flexor.reference.sparse_index`."""
+    return _call("sparse_index", indices, batch_size, lower, upper, backend)
+
+
+def sparse_output_index(parts: Sequence[Tensor], *args: Any) -> list[Tensor]:
+    """Coordinates that a convolution reaches, in the order of their ranks, and the six parts of their index."""
+    return _call("sparse_output_index", parts, *args)
+
+
+def sparse_map(out_parts: Sequence[Tensor], in_parts: Sequence[Tensor], *args: Any) -> list[Tensor]:
+    """The pairs of two indices at every tap, three tensors."""
+    return _call("sparse_map", out_parts, in_parts, *args)
+
+
+def _call(name: str, *args: Any) -> list[Tensor]:
+    tensors = args[0] if isinstance(args[0], Tensor) else args[0][5]
+    return _run(name, *args) if is_plain((tensors,)) else getattr(torch.ops.flexor, name)(*args)
+
+
+def _run(name: str, *args: Any) -> list[Tensor]:
+    *args, backend = args
+    first = args[0] if isinstance(args[0], Tensor) else args[0][1]
+    chosen = _backend.choose(name, first.device, first.dtype, backend)
+    parts = [] if name == "sparse_index" else [args[0]] if name == "sparse_output_index" else args[:2]
+    if chosen == "reference" or not all(p[4].shape[0] for p in parts):  # without slots: made by the reference
+        build = getattr(reference, name)
+    else:
+        build = _builders[chosen](name)
+    with torch.inference_mode(False):  # training may use them later
+        return build(*args)
+
+
+def _cpu(name: str) -> Callable[..., list[Tensor]]:
+    build = getattr(_C, name)
+    return lambda *args: [torch.from_numpy(array) for array in build(*args)]
+
+
+def _cuda(name: str) -> Callable[..., list[Tensor]]:
+    from ..kernels import sparse_index as kernel
+
+    return getattr(kernel, name)
+
+
+_builders = {"cpu": _cpu, "cuda": _cuda, "triton": _cuda}
+
+
+def _fake_index(indices: Tensor, *_: Any) -> list[Tensor]:
+    return [indices.new_empty(indices.shape[0], dtype=torch.int32), *_fake_blocks(indices)]
+
+
+def _fake_blocks(like: Tensor) -> list[Tensor]:
+    """All parts but the order."""
+    new = torch.library.get_ctx().new_dynamic_size
+    blocks, slots = new(), new()
+    sizes = ((blocks, torch.int64), (blocks, torch.int64), (blocks + 1, torch.int32), (slots, torch.int32))
+    return [*(like.new_empty(size, dtype=dtype) for size, dtype in sizes), like.new_empty(12, dtype=torch.int64)]
+
+
+def _fake_output_index(parts: Sequence[Tensor], dims: int, *args: Any) -> list[Tensor]:
+    *_, wide, _ = args
+    rows = torch.library.get_ctx().new_dynamic_size()
+    like = parts[0]
+    indices = like.new_empty(rows, 1 + dims, dtype=torch.int64 if wide else torch.int32)
+    return [indices, like.new_empty(rows, dtype=torch.int32), *_fake_blocks(like)]
+
+
+def _fake_map(
+    out_parts: Sequence[Tensor], in_parts: Sequence[Tensor], dims: int, kernel: Ints, *_: Any
+) -> list[Tensor]:
+    pairs, like = torch.library.get_ctx().new_dynamic_size(), out_parts[0]
+    taps = 1
+    for size in kernel:
+        taps *= size
+    tiles = (like.shape[0] + TILE - 1) // TILE
+    sizes = ((pairs, torch.int32), (pairs, torch.uint8), (tiles * taps + 1, torch.int64))
+    return [like.new_empty(size, dtype=dtype) for size, dtype in sizes]
+
+
+def _register(name: str, fake: Callable[..., list[Tensor]]) -> None:
+    library.define(f"{name}({_SCHEMAS[name]}, str? backend) -> Tensor[]", tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl(name, lambda *args: _run(name, *args), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"flexor::{name}", fake, lib=library)
+
+
+_register("sparse_index", _fake_index)
+_register("sparse_output_index", _fake_output_index)
+_register("sparse_map", _fake_map)
