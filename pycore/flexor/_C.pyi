@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # The compiled kernels. They write into tensors that the caller made, check what memory safety needs, release the GIL.
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 def available_isas() -> list[str]: ...
@@ -147,4 +149,60 @@ def odconv2d_backward(
     dilation_h: int,
     dilation_w: int,
     groups: int,
+) -> None: ...
+def sparse_index(
+    indices: Tensor, batch_size: int, lower: Sequence[int] | None, upper: Sequence[int] | None
+) -> tuple[np.ndarray, ...]: ...
+def sparse_output_index(
+    parts: Sequence[Tensor],
+    dims: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    lower: Sequence[int] | None,
+    upper: Sequence[int] | None,
+    wide: bool,
+) -> tuple[np.ndarray, ...]: ...
+def sparse_map(
+    out_parts: Sequence[Tensor],
+    in_parts: Sequence[Tensor],
+    dims: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+) -> tuple[np.ndarray, ...]: ...
+def sparse_conv_forward(
+    output: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    map: Sequence[Tensor],
+    groups: int,
+    slope: float,
+) -> None: ...
+def sparse_conv_backward(
+    grad_output: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    map: Sequence[Tensor],
+    transposed_map: Sequence[Tensor],
+    grad_features: Tensor | None,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
+    groups: int,
+) -> None: ...
+def sparse_pool_forward(output: Tensor, features: Tensor, map: Sequence[Tensor], mode: str) -> None: ...
+def sparse_pool_backward(
+    grad_output: Tensor,
+    output: Tensor,
+    features: Tensor,
+    map: Sequence[Tensor],
+    transposed_map: Sequence[Tensor],
+    grad_features: Tensor,
+    mode: str,
 ) -> None: ...

@@ -52,28 +52,21 @@ def _call(name: str, *args: Any) -> list[Tensor]:
 def _run(name: str, *args: Any) -> list[Tensor]:
     *args, backend = args
     first = args[0] if isinstance(args[0], Tensor) else args[0][1]
-    chosen = _backend.choose(name, first.device, first.dtype, backend)
-    parts = [] if name == "sparse_index" else [args[0]] if name == "sparse_output_index" else args[:2]
-    if chosen == "reference" or not all(p[4].shape[0] for p in parts):  # without slots: made by the reference
-        build = getattr(reference, name)
-    else:
-        build = _builders[chosen](name)
+    made = [] if name == "sparse_index" else [args[0]] if name == "sparse_output_index" else args[:2]
     with torch.inference_mode(False):  # training may use them later
-        return build(*args)
+        return _builder(name, first, backend, made)(*args)
 
 
-def _cpu(name: str) -> Callable[..., list[Tensor]]:
+def _builder(name: str, like: Tensor, backend: str | None, made: Sequence[Sequence[Tensor]]) -> Callable[..., Any]:
+    if like.is_cuda or (backend or _backend.forced()) in ("cuda", "triton"):
+        from .._cuda import sparse_index as tables  # of neighbours, as the GPU kernels read maps, whoever makes them
+
+        return getattr(tables, name, None) or getattr(reference, name)
+    chosen = _backend.choose(name, like.device, like.dtype, backend)
+    if chosen == "reference" or not all(parts[4].shape[0] for parts in made):  # without slots: made by the reference
+        return getattr(reference, name)
     build = getattr(_C, name)
     return lambda *args: [torch.from_numpy(array) for array in build(*args)]
-
-
-def _cuda(name: str) -> Callable[..., list[Tensor]]:
-    from ..kernels import sparse_index as kernel
-
-    return getattr(kernel, name)
-
-
-_builders = {"cpu": _cpu, "cuda": _cuda, "triton": _cuda}
 
 
 def _fake_index(indices: Tensor, *_: Any) -> list[Tensor]:

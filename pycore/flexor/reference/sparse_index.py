@@ -216,7 +216,7 @@ def _popcount(values: Tensor) -> Tensor:
     values = values - ((values >> 1) & 0x5555555555555555)
     values = (values & 0x3333333333333333) + ((values >> 2) & 0x3333333333333333)
     values = (values + (values >> 4)) & 0x0F0F0F0F0F0F0F0F
-    return sum((values >> shift) & 0xFF for shift in range(0, 64, 8))
+    return ((values * 0x0101010101010101) >> 56) & 0xFF
 
 
 def _reach(frame: Tensor, dims: int, relation: Relation) -> tuple[list[int], list[int]]:
