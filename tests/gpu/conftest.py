@@ -13,6 +13,7 @@ IN_INTERPRETER = [
     "test_kernels_deform_conv2d.py",
     "test_kernels_grid_conv.py",
     "test_kernels_odconv2d.py",
+    "test_kernels_sparse.py",
     "test_kernels_warp.py",
     "test_kernels_xcorr2d.py",
     "test_route.py",
