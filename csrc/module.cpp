@@ -15,6 +15,7 @@ namespace flexor {
 void register_deform(py::module_& m);
 void register_grid(py::module_& m);
 void register_odconv2d(py::module_& m);
+void register_sparse_conv(py::module_& m);
 void register_sparse_index(py::module_& m);
 void register_warp(py::module_& m);
 void register_xcorr2d(py::module_& m);
@@ -41,6 +42,7 @@ PYBIND11_MODULE(_C, m) {
   register_deform(m);
   register_grid(m);
   register_odconv2d(m);
+  register_sparse_conv(m);
   register_sparse_index(m);
   register_warp(m);
   register_xcorr2d(m);

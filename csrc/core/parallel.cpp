@@ -10,6 +10,7 @@
 #include <exception>
 #include <mutex>
 #include <new>
+#include <stdexcept>
 #include <string>
 
 namespace flexor {
@@ -105,6 +106,8 @@ struct Workspace {
 };
 thread_local Workspace workspace;
 }  // namespace
+
+void fail(const char* message) { throw std::invalid_argument(message); }
 
 void* allocate(size_t bytes) {
   void* data = std::aligned_alloc(64, (bytes + 63) / 64 * 64);

@@ -14,6 +14,8 @@ void parallel_for_raw(int64_t tasks, Task task, void* context);
 // A buffer of this thread, 64-byte aligned, kept between calls, not zeroed. One user at a time a thread.
 void* thread_workspace(size_t bytes);
 
+[[noreturn]] void fail(const char* message);  // throws std::invalid_argument; tasks may
+
 int max_threads();          // 1 where no OpenMP runtime was found
 const char* openmp_path();  // of the runtime in use, or empty
 

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// sum over taps and pairs of source[in] * weight[tap], for a tile of outputs at a time. The tile's sums stay in cache;
+// nothing is gathered: the microkernel reads each of its rows where it lies.
+#pragma once
+#include "core/gemm.h"
+#include "sparse3d/rank_rows.h"
+#include "sparse3d/sparse_index.h"
+
+namespace flexor::FLEXOR_ISA {
+
+// Vectors of outputs that the microkernel holds, and rows for each width.
+#if FLEXOR_ISA_avx512
+constexpr int kMostVectors = 4;
+constexpr int kPairRows[5] = {0, 8, 8, 8, 6};
+#else
+constexpr int kMostVectors = 3;
+constexpr int kPairRows[4] = {0, 6, 4, 4};
+#endif
+
+// Of the next panel when `left` vectors remain: no single one is left over.
+FLEXOR_INLINE int pair_panel(int64_t left) {
+  if (left <= kMostVectors) return static_cast<int>(left);
+  return left == kMostVectors + 1 ? kMostVectors - 1 : kMostVectors;
+}
+
+// Sizes of a product from `sources` to `outputs` channels, in groups.
+template <class T>
+struct PairShape {
+  int64_t groups, sources, outputs;  // channels of a group
+  int64_t vectors;                   // that hold a group's outputs
+  int64_t width;                     // their elements
+
+  PairShape(int64_t g, int64_t in, int64_t out)
+      : groups(g),
+        sources(in / g),
+        outputs(out / g),
+        vectors(ceil_div(outputs, kLanes<T>)),
+        width(vectors * kLanes<T>) {}
+
+  // Channel by channel: vectors run over the groups.
+  FLEXOR_INLINE bool depthwise() const { return sources == 1 && outputs == 1 && groups > 1; }
+  FLEXOR_INLINE int64_t row() const { return depthwise() ? round_up(groups, kLanes<T>) : groups * width; }
+  FLEXOR_INLINE int64_t tap_size() const { return depthwise() ? row() : groups * sources * width; }
+  FLEXOR_INLINE int64_t panels() const {
+    int64_t count = 0;
+    for (int64_t left = vectors; left > 0; left -= pair_panel(left)) ++count;
+    return depthwise() ? 1 : groups * count;
+  }
+};
+
+// One group of R pairs against one panel.
+template <class T, int R, int NV>
+FLEXOR_INLINE void multiply_pairs(const T* const* from, T* const* to, const T* weight, int64_t sources) {
+  using V = Vec<T>;
+  V acc[R][NV];
+  const T* a[R];
+  unroll<R>([&](auto i) __attribute__((always_inline)) {
+    a[i] = from[i];
+    unroll<NV>([&](auto j) __attribute__((always_inline)) { acc[i][j] = load<V>(to[i] + j * kLanes<T>); });
+  });
+  for (int64_t c = 0; c < sources; ++c) {
+    V w[NV];
+    unroll<NV>([&](auto j) __attribute__((always_inline)) { w[j] = load<V>(weight + j * kLanes<T>); });
+    unroll<R>([&](auto i) __attribute__((always_inline)) {
+      const V x = splat<V>(a[i][c]);
+      unroll<NV>([&](auto j) __attribute__((always_inline)) { acc[i][j] += x * w[j]; });
+    });
+    weight += NV * kLanes<T>;
+  }
+  unroll<R>([&](auto i) __attribute__((always_inline)) {
+    unroll<NV>([&](auto j) __attribute__((always_inline)) { store(to[i] + j * kLanes<T>, acc[i][j]); });
+  });
+}
+
+struct PairList {
+  const int32_t* rows;
+  const uint8_t* places;
+  int64_t count;
+};
+
+template <class T>
+class TileProduct {
+ public:
+  // weight: [tap][group][panel][source][lanes of the panel], or [tap][channel] where depth-wise.
+  TileProduct(const MapView& map, const RankRows<T>& source, const T* weight, const PairShape<T>& shape)
+      : map_(map), source_(source), weight_(weight), shape_(shape) {}
+
+  // Elements of workspace for one tile: its sums, a row for pairs that fill a group up, and a row of zeros.
+  int64_t workspace() const { return (kTileRows + 1) * shape_.row() + round_up(shape_.sources, kLanes<T>); }
+
+  // Sums of one tile into [256][shape.row()], begun by the caller; panels [first, last) of all groups.
+  void add(int64_t tile, int64_t first, int64_t last, T* sums) const {
+    check_tile(map_, tile, map_.n_in);
+    T* zeros = sums + (kTileRows + 1) * shape_.row();
+    for (int64_t c = 0; c < shape_.sources; ++c) zeros[c] = T(0);
+    for (int64_t tap = 0; tap < map_.taps; ++tap) {
+      const int64_t begin = map_.offsets[tile * map_.taps + tap], end = map_.offsets[tile * map_.taps + tap + 1];
+      if (begin == end) continue;
+      const PairList list{map_.in_rows + begin, map_.places + begin, end - begin};
+      const T* weight = weight_ + tap * shape_.tap_size();
+      if (shape_.depthwise()) add_depthwise(list, weight, sums);
+      else add_panels(list, weight, first, last, sums, zeros);
+    }
+  }
+
+ private:
+  void add_panels(const PairList& list, const T* weight, int64_t first, int64_t last, T* sums, const T* zeros) const {
+    int64_t number = 0;
+    for (int64_t group = 0; group < shape_.groups; ++group)
+      for (int64_t vector = 0; vector < shape_.vectors;) {
+        const int width = pair_panel(shape_.vectors - vector);
+        if (number >= first && number < last)
+          add_panel(width, list, group * shape_.sources, weight, sums + group * shape_.width + vector * kLanes<T>,
+                    zeros);
+        weight += shape_.sources * width * kLanes<T>;
+        vector += width;
+        ++number;
+      }
+  }
+
+  FLEXOR_INLINE void add_panel(int width, const PairList& list, int64_t channel, const T* weight, T* sums,
+                               const T* zeros) const {
+    switch (width) {
+      case 1: return add_pairs<1>(list, channel, weight, sums, zeros);
+      case 2: return add_pairs<2>(list, channel, weight, sums, zeros);
+#if FLEXOR_ISA_avx512
+      case 3: return add_pairs<3>(list, channel, weight, sums, zeros);
+#endif
+      default: return add_pairs<kMostVectors>(list, channel, weight, sums, zeros);
+    }
+  }
+
+  template <int NV>
+  __attribute__((noinline)) void add_pairs(const PairList& list, int64_t channel, const T* weight, T* sums,
+                                           const T* zeros) const {
+    constexpr int R = kPairRows[NV];
+    const int64_t row = shape_.row();
+    int64_t p = 0;
+    const T* from[R];
+    T* to[R];
+    for (; p + R <= list.count; p += R) {
+      unroll<R>([&](auto i) __attribute__((always_inline)) {
+        from[i] = source_.row(list.rows[p + i]) + channel;
+        to[i] = sums + list.places[p + i] * row;
+      });
+      multiply_pairs<T, R, NV>(from, to, weight, shape_.sources);
+    }
+    if (p == list.count) return;
+    for (int i = 0; i < R; ++i) {
+      const bool there = p + i < list.count;
+      from[i] = there ? source_.row(list.rows[p + i]) + channel : zeros;
+      to[i] = sums + (there ? list.places[p + i] : kTileRows) * row;
+    }
+    multiply_pairs<T, R, NV>(from, to, weight, shape_.sources);
+  }
+
+  void add_depthwise(const PairList& list, const T* weight, T* sums) const {
+    using V = Vec<T>;
+    const int64_t row = shape_.row();
+    for (int64_t p = 0; p < list.count; ++p) {
+      const T* x = source_.row(list.rows[p]);
+      T* to = sums + list.places[p] * row;
+      for (int64_t c = 0; c < row; c += kLanes<T>)
+        store(to + c, load<V>(to + c) + load<V>(x + c) * load<V>(weight + c));
+    }
+  }
+
+  const MapView& map_;
+  const RankRows<T>& source_;
+  const T* weight_;
+  const PairShape<T> shape_;
+};
+
+}  // namespace flexor::FLEXOR_ISA
