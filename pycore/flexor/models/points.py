@@ -8,7 +8,7 @@ import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,7 @@ COLOUR_NAMES = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diff
 INTENSITY_NAMES = ("intensity", "scalar_intensity", "scalar_Intensity", "reflectance", "remission")
 LAS_CHUNK_BYTES = 1 << 26
 LAS_VLR_BYTES, LAS_EVLR_BYTES = 54, 60  # of a record's own header, the least that one takes
+LAZ_CHUNK_BYTES = 20  # a chunk begins with a point as it is
 
 
 class PointsError(ValueError):
@@ -256,12 +257,28 @@ def _vouch_las(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         header = file.read(375)
-    if len(header) < 227 or header[:4] != b"LASF":
-        raise ValueError("it has no LAS header")
+        if len(header) < 227 or header[:4] != b"LASF":
+            raise ValueError("it has no LAS header")
+        chunks = _laz_chunks(file, size, struct.unpack_from("<I", header, 96)[0]) if header[104] & 0x80 else 0
+    if chunks * LAZ_CHUNK_BYTES > size:
+        raise ValueError(f"its chunk table promises {chunks} chunks, but it is {size} bytes")
     (records,) = struct.unpack_from("<I", header, 100)
     (extended,) = struct.unpack_from("<I", header, 243) if header[25] >= 4 and len(header) == 375 else (0,)
     if records * LAS_VLR_BYTES + extended * LAS_EVLR_BYTES > size:
         raise ValueError(f"its header promises {records + extended} variable length records, but it is {size} bytes")
+
+
+def _laz_chunks(file: BinaryIO, size: int, start: int) -> int:
+    """How many chunks the table of a LAZ file promises; the place of the table stands where the points begin."""
+    file.seek(start)
+    (place,) = struct.unpack("<q", file.read(8).ljust(8, b"\0"))
+    if place == -1:
+        file.seek(max(size - 8, 0))
+        (place,) = struct.unpack("<q", file.read(8).ljust(8, b"\0"))
+    if not 0 <= place <= size - 8:
+        raise ValueError(f"its chunk table would be at byte {place}, but it is {size} bytes")
+    file.seek(place)
+    return struct.unpack("<II", file.read(8))[1]
 
 
 def _las_columns(chunk: Any) -> dict[str, NDArray]:
