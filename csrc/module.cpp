@@ -17,6 +17,7 @@ void register_grid(py::module_& m);
 void register_odconv2d(py::module_& m);
 void register_sparse_conv(py::module_& m);
 void register_sparse_index(py::module_& m);
+void register_sparse_pool(py::module_& m);
 void register_warp(py::module_& m);
 void register_xcorr2d(py::module_& m);
 void register_xcorr2d_depthwise(py::module_& m);
@@ -44,6 +45,7 @@ PYBIND11_MODULE(_C, m) {
   register_odconv2d(m);
   register_sparse_conv(m);
   register_sparse_index(m);
+  register_sparse_pool(m);
   register_warp(m);
   register_xcorr2d(m);
   register_xcorr2d_depthwise(m);

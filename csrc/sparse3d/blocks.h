@@ -17,7 +17,7 @@ struct Site {
 FLEXOR_INLINE int bits_below(uint64_t mask, int bit) { return __builtin_popcountll(mask & ((uint64_t{1} << bit) - 1)); }
 FLEXOR_INLINE uint64_t hash_of(int64_t key) { return static_cast<uint64_t>(key) * 0x9E3779B97F4A7C15u; }
 
-FLEXOR_INLINE int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }  // b > 0
+FLEXOR_INLINE int64_t floor_div(int64_t a, int64_t b) { return b == 1 ? a : a / b - (a % b < 0); }  // b > 0
 
 // The geometry of the blocks of one index.
 struct Blocks {
@@ -64,13 +64,15 @@ struct Blocks {
   // Bits of the fields interleaved, the last axis lowest, fields that have ended left out; the batch on top.
   uint64_t morton(int64_t key) const {
     uint64_t field[4];
+    int64_t levels = 0;
     for (int a = 3; a >= 0; --a) {
       field[a] = static_cast<uint64_t>(key) & ((uint64_t{1} << frame.bits[a]) - 1);
       key >>= frame.bits[a];
+      levels = larger(levels, frame.bits[a]);
     }
     uint64_t code = 0;
     int to = 0;
-    for (int level = 0; level < kKeyBits; ++level)
+    for (int64_t level = 0; level < levels; ++level)
       for (int a = 3; a >= 0; --a)
         if (level < frame.bits[a]) code |= ((field[a] >> level) & 1) << to++;
     return to == 0 ? static_cast<uint64_t>(key) : code | static_cast<uint64_t>(key) << to;

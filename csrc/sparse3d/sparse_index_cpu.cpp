@@ -5,17 +5,14 @@
 namespace flexor::FLEXOR_ISA {
 namespace {
 
-template <class I>
+template <class I, int D>
 struct Coordinates {  // rows of (batch, axes...), as four axes
+  static constexpr int dims = D;
   const I* p;
   int64_t row, column;
-  int dims;
 
   explicit Coordinates(const TensorView& view)
-      : p(static_cast<const I*>(view.data)),
-        row(view.stride[0]),
-        column(view.stride[1]),
-        dims(static_cast<int>(view.size[1]) - 1) {}
+      : p(static_cast<const I*>(view.data)), row(view.stride[0]), column(view.stride[1]) {}
 
   FLEXOR_INLINE int64_t batch(int64_t i) const { return p[i * row]; }
   FLEXOR_INLINE void site(int64_t i, int64_t* at) const {
@@ -28,8 +25,8 @@ struct Span {
   int64_t lower[4], upper[4], batches, least_batch;
 };
 
-template <class I>
-Span measure(const Coordinates<I>& c, int64_t n) {
+template <class C>
+Span measure(const C& c, int64_t n) {
   const Chunks chunks(n);
   Span each[kMostChunks];
   parallel_for(chunks.count, [&](int64_t chunk) {
@@ -59,9 +56,8 @@ Span measure(const Coordinates<I>& c, int64_t n) {
 }
 
 // The two rows of the first voxel that is there twice.
-template <class I>
-void find_duplicate(const Coordinates<I>& c, int64_t n, const Blocks& blocks, const IndexView& index,
-                    IndexResult& result) {
+template <class C>
+void find_duplicate(const C& c, int64_t n, const Blocks& blocks, const IndexView& index, IndexResult& result) {
   const SharedBuffer first(static_cast<size_t>(index.bases[index.blocks]) * 8);
   int64_t* seen = first.as<int64_t>();
   for (int64_t r = 0; r < index.bases[index.blocks]; ++r) seen[r] = -1;
@@ -82,9 +78,9 @@ void find_duplicate(const Coordinates<I>& c, int64_t n, const Blocks& blocks, co
   }
 }
 
-template <class I>
+template <class C>
 void index_rows(const IndexParams& p, IndexResult& result) {
-  const Coordinates<I> c(p.indices);
+  const C c(p.indices);
   const int64_t n = p.indices.size[0];
   Span span{{0, 0, 0, 0}, {0, 0, 0, 0}, 1, 0};
   if (n > 0) span = measure(c, n);
@@ -161,6 +157,16 @@ void index_rows(const IndexParams& p, IndexResult& result) {
           static_cast<int32_t>(i);
     }
   });
+}
+
+template <class I>
+void index_axes(const IndexParams& p, IndexResult& result) {
+  switch (p.indices.size[1]) {
+    case 2: return index_rows<Coordinates<I, 1>>(p, result);
+    case 3: return index_rows<Coordinates<I, 2>>(p, result);
+    case 4: return index_rows<Coordinates<I, 3>>(p, result);
+    default: return index_rows<Coordinates<I, 4>>(p, result);
+  }
 }
 
 // What an input block reaches in the output: positions along an axis are w = coordinate * scale + shift_of(tap), and
@@ -335,8 +341,8 @@ void write_coordinates(const Blocks& blocks, int dims, IndexResult& result) {
 }  // namespace
 
 void sparse_index(const IndexParams& p, IndexResult& result) {
-  if (p.indices.dtype == DType::i64) index_rows<int64_t>(p, result);
-  else index_rows<int32_t>(p, result);
+  if (p.indices.dtype == DType::i64) index_axes<int64_t>(p, result);
+  else index_axes<int32_t>(p, result);
 }
 
 void sparse_output_index(const OutputIndexParams& p, IndexResult& result) {

@@ -9,8 +9,10 @@ namespace flexor::FLEXOR_ISA {
 namespace {
 
 constexpr int64_t kMostCells = 1 << 15;  // of the dense grid
+constexpr int64_t kMostAlong = 256;      // input blocks that a grid meets along an axis
 constexpr int64_t kWaveBytes = 1 << 22;  // of lists that are gathered before they are joined
 constexpr int64_t kMostTilesAtOnce = 256;
+constexpr int64_t kListPitch = kTileRows + 16;  // whole vectors are written behind a list's end
 
 // Along an axis, in positions u: an input at u = in * in_scale, what a tap reads at u = out * out_scale + offset + tap
 // * step.
@@ -19,6 +21,7 @@ struct Plan {
   int64_t low[4], span[4], pitch[4];  // of the grid: it begins at out block * extent * out_scale + low
   int64_t cells = 1, taps;
   bool dense = true;
+  bool planes;            // 4x4x4 voxels of a block are side by side
   int32_t voxel[64];      // cell of an output voxel at tap 0
   int32_t neighbour[64];  // cell of an input voxel from its block's first
   uint64_t only[4][64];   // bits of a block with this coordinate along this axis
@@ -36,7 +39,7 @@ struct Plan {
       low[a] = offset[a] + smaller<int64_t>(reach, 0);
       span[a] = (blocks.extent(a) - 1) * out_scale[a] + (reach < 0 ? -reach : reach) + 1;
       pitch[a] = cells;
-      dense = dense && span[a] <= kMostCells;
+      dense = dense && span[a] <= kMostAlong;  // a block has at least one position
       if (dense) cells *= span[a];
       dense = dense && cells <= kMostCells;
     }
@@ -49,6 +52,8 @@ struct Plan {
       voxel[bit] = static_cast<int32_t>(out);
       neighbour[bit] = static_cast<int32_t>(in);
     }
+    planes = blocks.extent(1) == 4 && blocks.extent(2) == 4 && blocks.extent(3) == 4 && blocks.extent(0) == 1 &&
+             out_scale[1] == 1 && out_scale[2] == 1 && out_scale[3] == 1;
     for (int a = 0; a < 4; ++a)
       for (int64_t c = 0; c < blocks.extent(a); ++c) {
         only[a][c] = 0;
@@ -62,16 +67,18 @@ struct Plan {
   }
 };
 
-// Pairs of one tile, before they are joined: [taps][256].
+// Pairs of one tile, before they are joined: [taps][kListPitch].
 struct Lists {
   int32_t* in_rows;
   uint8_t* places;
   int32_t* counts;
 };
 
-// Input blocks along an axis that a grid meets, and which of their voxels do.
+// Input blocks that a grid meets along an axis.
 struct Along {
-  int64_t first, count;  // block coordinates
+  int64_t count;
+  uint64_t voxels[kMostAlong];
+  int64_t key[kMostAlong], cell[kMostAlong];
 };
 
 struct Mapper {
@@ -96,49 +103,54 @@ struct Mapper {
   }
   FLEXOR_INLINE static int64_t ceil_of(int64_t a, int64_t b) { return -floor_div(-a, b); }
 
+  // What the input blocks along each axis have in common: their voxels inside the grid, their part of the key, the
+  // part of their first voxel's cell.
+  void meet(int64_t batch, const int64_t* block, Along* along) const {
+    int key_shift = 0;
+    for (int a = 3; a >= 0; --a) {
+      const int64_t begin = (block[a] << out_blocks.shift[a]) * plan.out_scale[a] + plan.low[a];
+      const int64_t s = plan.in_scale[a], frame = in_blocks.frame.first[a];
+      const int64_t first = larger(ceil_of(begin, s) >> in_blocks.shift[a], frame);
+      const int64_t last = smaller(floor_div(begin + plan.span[a] - 1, s) >> in_blocks.shift[a],
+                                   frame + (int64_t{1} << in_blocks.frame.bits[a]) - 1);
+      along[a].count = 0;
+      for (int64_t at = first; at <= last; ++at) {
+        const uint64_t voxels = within(a, at, begin);
+        if (voxels == 0) continue;
+        const int64_t i = along[a].count++;
+        along[a].voxels[i] = voxels;
+        along[a].key[i] = (at - frame) << key_shift;
+        along[a].cell[i] = ((at << in_blocks.shift[a]) * s - begin) * plan.pitch[a];
+      }
+      key_shift += static_cast<int>(in_blocks.frame.bits[a]);
+    }
+    for (int64_t i = 0; i < along[0].count; ++i) along[0].key[i] += batch << key_shift;
+  }
+
   // Writes the ranks of the inputs around an output block into the grid.
   void lay_out(int64_t batch, const int64_t* block, int32_t* grid) const {
     __builtin_memset(grid, 0xff, static_cast<size_t>(plan.cells) * 4);
-    int64_t begin[4];
     Along along[4];
-    uint64_t bits[4][64];
-    for (int a = 0; a < 4; ++a) {
-      begin[a] = (block[a] << out_blocks.shift[a]) * plan.out_scale[a] + plan.low[a];
-      const int64_t s = plan.in_scale[a];
-      along[a].first = larger(ceil_of(begin[a], s) >> in_blocks.shift[a], in_blocks.frame.first[a]);
-      const int64_t last = smaller(floor_div(begin[a] + plan.span[a] - 1, s) >> in_blocks.shift[a],
-                                   in_blocks.frame.first[a] + (int64_t{1} << in_blocks.frame.bits[a]) - 1);
-      along[a].count = last - along[a].first + 1;
-      for (int64_t i = 0; i < along[a].count && i < 64; ++i) bits[a][i] = within(a, along[a].first + i, begin[a]);
-    }
-    int64_t at[4];
+    meet(batch, block, along);
     for (int64_t i = 0; i < along[0].count; ++i)
       for (int64_t j = 0; j < along[1].count; ++j)
-        for (int64_t k = 0; k < along[2].count; ++k)
-          for (int64_t l = 0; l < along[3].count; ++l) {
-            const int64_t steps[4] = {i, j, k, l};
-            uint64_t wanted = ~uint64_t{0};
-            for (int a = 0; a < 4; ++a) {
-              at[a] = along[a].first + steps[a];
-              wanted &= steps[a] < 64 ? bits[a][steps[a]] : within(a, at[a], begin[a]);
-            }
-            copy_block(batch, at, begin, wanted, grid);
-          }
+        for (int64_t k = 0; k < along[2].count; ++k) {
+          const uint64_t voxels = along[0].voxels[i] & along[1].voxels[j] & along[2].voxels[k];
+          const int64_t key = along[0].key[i] + along[1].key[j] + along[2].key[k];
+          int32_t* cell = grid + along[0].cell[i] + along[1].cell[j] + along[2].cell[k];
+          for (int64_t l = 0; l < along[3].count; ++l)
+            copy_block(key + along[3].key[l], voxels & along[3].voxels[l], cell + along[3].cell[l]);
+        }
   }
 
-  FLEXOR_INLINE void copy_block(int64_t batch, const int64_t* at, const int64_t* begin, uint64_t wanted,
-                                int32_t* grid) const {
-    const int64_t key = in_blocks.key_of(batch, at);
-    if (wanted == 0 || key < 0) return;
+  FLEXOR_INLINE void copy_block(int64_t key, uint64_t wanted, int32_t* cell) const {
     const int32_t found = find_block(p.input, key);
     if (found < 0) return;
     const uint64_t mask = static_cast<uint64_t>(p.input.masks[found]);
     const int32_t base = p.input.bases[found];
-    int64_t cell = 0;
-    for (int a = 0; a < 4; ++a) cell += ((at[a] << in_blocks.shift[a]) * plan.in_scale[a] - begin[a]) * plan.pitch[a];
     for (uint64_t left = mask & wanted; left != 0; left &= left - 1) {
       const int bit = __builtin_ctzll(left);
-      grid[cell + plan.neighbour[bit]] = base + bits_below(mask, bit);
+      cell[plan.neighbour[bit]] = base + bits_below(mask, bit);
     }
   }
 
@@ -153,8 +165,8 @@ struct Mapper {
         for (int64_t t2 = 0; t2 < plan.kernel[2]; ++t2)
           for (int64_t t3 = 0; t3 < plan.kernel[3]; ++t3, ++tap) {
             const int32_t* from = grid + plan.tap_cell(t0, t1, t2, t3);
-            int32_t* rows = lists.in_rows + tap * kTileRows;
-            uint8_t* places = lists.places + tap * kTileRows;
+            int32_t* rows = lists.in_rows + tap * kListPitch;
+            uint8_t* places = lists.places + tap * kListPitch;
             int32_t n = lists.counts[tap];
             for (int v = 0; v < count; ++v) {
               const int32_t row = from[cells[v]];
@@ -165,6 +177,48 @@ struct Mapper {
             lists.counts[tap] = n;
           }
   }
+
+#if FLEXOR_ISA_avx512
+  // The same sixteen voxels at a time, for 4x4x4 blocks whose voxels are side by side in the grid.
+  void list_planes(uint64_t bits, int place, const int32_t* grid, const Lists& lists) const {
+    struct Plane {
+      const int32_t* cells;
+      __mmask16 voxels;
+      __m512i places;
+    } planes[4];
+    int count = 0;
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (int z = 0; z < 4; ++z, bits >>= 16) {
+      const __mmask16 voxels = static_cast<__mmask16>(bits);
+      if (voxels == 0) continue;
+      const __m512i numbers = _mm512_add_epi32(lanes, _mm512_set1_epi32(place));
+      planes[count++] = {grid + plan.voxel[16 * z], voxels, _mm512_maskz_expand_epi32(voxels, numbers)};
+      place += __builtin_popcount(voxels);
+    }
+    const int64_t line = plan.pitch[2];
+    int64_t tap = 0;
+    for (int64_t t1 = 0; t1 < plan.kernel[1]; ++t1)
+      for (int64_t t2 = 0; t2 < plan.kernel[2]; ++t2)
+        for (int64_t t3 = 0; t3 < plan.kernel[3]; ++t3, ++tap) {
+          const int64_t cell = plan.tap_cell(0, t1, t2, t3);
+          int32_t* rows = lists.in_rows + tap * kListPitch;
+          uint8_t* places = lists.places + tap * kListPitch;
+          int32_t n = lists.counts[tap];
+          for (int i = 0; i < count; ++i) {
+            const int32_t* from = planes[i].cells + cell;
+            __m512i row = _mm512_castsi128_si512(load<__m128i>(from));
+            row = _mm512_inserti32x4(row, load<__m128i>(from + line), 1);
+            row = _mm512_inserti32x4(row, load<__m128i>(from + 2 * line), 2);
+            row = _mm512_inserti32x4(row, load<__m128i>(from + 3 * line), 3);
+            const __mmask16 there = _mm512_mask_cmpge_epi32_mask(planes[i].voxels, row, _mm512_setzero_si512());
+            store(rows + n, _mm512_maskz_compress_epi32(there, row));
+            store(places + n, _mm512_maskz_cvtepi32_epi8(0xffff, _mm512_maskz_compress_epi32(there, planes[i].places)));
+            n += __builtin_popcount(there);
+          }
+          lists.counts[tap] = n;
+        }
+  }
+#endif
 
   // The same through the hash, for kernels whose surroundings are too large to lay out.
   void list_singly(int64_t batch, const int64_t* block, uint64_t bits, int place, const Lists& lists) const {
@@ -191,7 +245,7 @@ struct Mapper {
         const uint64_t mask = static_cast<uint64_t>(p.input.masks[found]);
         const int bit = in_blocks.bit_of(at);
         if ((mask >> bit & 1) == 0) continue;
-        const int64_t n = tap * kTileRows + lists.counts[tap]++;
+        const int64_t n = tap * kListPitch + lists.counts[tap]++;
         lists.in_rows[n] = p.input.bases[found] + bits_below(mask, bit);
         lists.places[n] = static_cast<uint8_t>(place);
       }
@@ -223,7 +277,11 @@ struct Mapper {
       const int place = static_cast<int>(rank - begin);
       if (plan.dense) {
         lay_out(batch, block, grid);
-        list_dense(bits, place, grid, lists);
+#if FLEXOR_ISA_avx512
+        if (plan.planes) list_planes(bits, place, grid, lists);
+        else
+#endif
+          list_dense(bits, place, grid, lists);
       } else {
         list_singly(batch, block, bits, place, lists);
       }
@@ -245,7 +303,7 @@ T* grown(T* old, int64_t used, int64_t* capacity, int64_t wanted) {
 
 void sparse_map(const MapParams& p, MapResult& result) {
   const Mapper mapper(p);
-  const int64_t taps = mapper.plan.taps, tiles = ceil_div(p.output.rows, kTileRows), tile_pairs = taps * kTileRows;
+  const int64_t taps = mapper.plan.taps, tiles = ceil_div(p.output.rows, kTileRows), tile_pairs = taps * kListPitch;
   result.offsets = static_cast<int64_t*>(allocate(static_cast<size_t>(tiles * taps + 1) * 8));
   result.offsets[0] = 0;
   const int64_t at_once = smaller(tiles, larger<int64_t>(1, smaller(kWaveBytes / (tile_pairs * 5), kMostTilesAtOnce)));
@@ -272,8 +330,8 @@ void sparse_map(const MapParams& p, MapResult& result) {
       for (int64_t tap = 0; tap < taps; ++tap) {
         const int64_t to = offset[t * taps + tap];
         const size_t n = static_cast<size_t>(list.counts[tap]);
-        __builtin_memcpy(result.in_rows + to, list.in_rows + tap * kTileRows, n * 4);
-        __builtin_memcpy(result.places + to, list.places + tap * kTileRows, n);
+        __builtin_memcpy(result.in_rows + to, list.in_rows + tap * kListPitch, n * 4);
+        __builtin_memcpy(result.places + to, list.places + tap * kListPitch, n);
       }
     });
     result.pairs = needed;
