@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <link.h>
+#include <sys/mman.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -109,9 +110,17 @@ thread_local Workspace workspace;
 
 void fail(const char* message) { throw std::invalid_argument(message); }
 
+// Fresh memory costs a fault a page, which is more than a kernel takes to fill it: large buffers ask for large pages.
 void* allocate(size_t bytes) {
-  void* data = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  constexpr size_t kLargePage = size_t{2} << 20;
+  const size_t unit = bytes < 2 * kLargePage ? 64 : kLargePage;
+  if (bytes > SIZE_MAX - unit) throw std::bad_alloc();
+  const size_t rounded = (bytes + unit - 1) / unit * unit;
+  void* data = std::aligned_alloc(unit, rounded);
   if (data == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  if (unit == kLargePage) madvise(data, rounded, MADV_HUGEPAGE);
+#endif
   return data;
 }
 
