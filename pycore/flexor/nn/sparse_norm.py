@@ -23,9 +23,7 @@ class SparseBatchNorm(SparseModule, nn.BatchNorm1d):
         num_features, eps, momentum, affine: as for `torch.nn.BatchNorm1d`; running statistics are always kept.
     """
 
-    def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True
-    ) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True) -> None:
         super().__init__(num_features, eps, momentum, affine)
 
     def forward(self, input: Any) -> Any:
@@ -34,8 +32,8 @@ class SparseBatchNorm(SparseModule, nn.BatchNorm1d):
         return input.replace(self._normed(input.features))
 
     def _normed(self, features: Tensor) -> Tensor:
-        if self.training and torch.compiler.is_compiling():
-            return self._learnt(features)
+        if torch.compiler.is_compiling():  # torch's own asks whether there are any rows
+            return self._learnt(features) if self.training else self._known(features)
         learns = self.training and features.shape[0] >= 2
         momentum = float(self._momentum(1)) if learns else 0.0
         statistics = self.running_mean, self.running_var
@@ -59,7 +57,12 @@ class SparseBatchNorm(SparseModule, nn.BatchNorm1d):
             for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
                 running.lerp_(value.to(running.dtype), weight.to(running.dtype))
         mean, var = torch.where(many, mean, self.running_mean), torch.where(many, var, self.running_var)
-        normed = (exact - mean) * (var + self.eps).rsqrt()
-        if self.weight is not None:
-            normed = normed * self.weight + self.bias
-        return normed.to(features.dtype)
+        return self._scaled(exact, mean, var).to(features.dtype)
+
+    def _known(self, features: Tensor) -> Tensor:
+        exact = features if features.dtype == torch.float64 else features.float()
+        return self._scaled(exact, self.running_mean, self.running_var).to(features.dtype)
+
+    def _scaled(self, features: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        normed = (features - mean) * (var + self.eps).rsqrt()
+        return normed if self.weight is None else normed * self.weight + self.bias
