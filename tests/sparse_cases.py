@@ -90,6 +90,18 @@ class UNet(nn.Module):
         return self.narrow(self.join([self.up(y), x]))
 
 
+def shared_key(s):
+    return s.SparseSequential(s.SubMConv3d(3, 4, 3, indice_key="a"), s.SubMConv3d(4, 5, 3, indice_key="a"))
+
+
+def there_and_back(s):
+    return s.SparseSequential(s.SparseConv3d(3, 4, 3, 2, 1, indice_key="a"), s.SparseInverseConv3d(4, 5, 3, "a"))
+
+
+def there_and_back_2d(s):
+    return s.SparseSequential(s.SparseConv2d(3, 4, 2, 2, indice_key="a"), s.SparseInverseConv2d(4, 5, 2, "a"))
+
+
 def pooled_and_back(s):
     return s.SparseSequential(
         s.SparseMaxPool3d(3, 2, 1, indice_key="pool"), s.SparseInverseConv3d(3, 5, 3, "pool", bias=False)
@@ -104,7 +116,7 @@ NETWORKS = {
     "subm-2d": (2, lambda s: s.SubMConv2d(3, 4, 3)),
     "subm-4d": (4, lambda s: s.SubMConv4d(3, 4, 3)),
     "subm-1x1": (3, lambda s: s.SubMConv3d(3, 4, 1)),
-    "subm-twice": (3, lambda s: s.SparseSequential(s.SubMConv3d(3, 4, 3, indice_key="a"), s.SubMConv3d(4, 5, 3, indice_key="a"))),
+    "subm-twice": (3, shared_key),
     "conv-k3s2": (3, lambda s: s.SparseConv3d(3, 4, 3, 2, 1)),
     "conv-k2s2": (3, lambda s: s.SparseConv3d(3, 4, 2, 2)),
     "conv-k3s1": (3, lambda s: s.SparseConv3d(3, 4, 3, 1, 1)),
@@ -119,19 +131,13 @@ NETWORKS = {
     "transpose-k2s2": (3, lambda s: s.SparseConvTranspose3d(3, 4, 2, 2)),
     "transpose-dilated": (3, lambda s: s.SparseConvTranspose3d(3, 4, 3, 1, 1, 2)),
     "transpose-2d": (2, lambda s: s.SparseConvTranspose2d(3, 4, 3, 2, 1)),
-    "inverse": (
-        3,
-        lambda s: s.SparseSequential(s.SparseConv3d(3, 4, 3, 2, 1, indice_key="a"), s.SparseInverseConv3d(4, 5, 3, "a")),
-    ),
-    "inverse-2d": (
-        2,
-        lambda s: s.SparseSequential(s.SparseConv2d(3, 4, 2, 2, indice_key="a"), s.SparseInverseConv2d(4, 5, 2, "a")),
-    ),
+    "inverse": (3, there_and_back),
+    "inverse-2d": (2, there_and_back_2d),
     "maxpool": (3, lambda s: s.SparseMaxPool3d(3, 2, 1)),
     "maxpool-2d": (2, lambda s: s.SparseMaxPool2d(2)),
     "maxpool-inverse": (3, pooled_and_back),
     "unet": (3, UNet),
-}  # fmt: skip
+}
 
 
 def points(count=900):

@@ -100,18 +100,19 @@ def test_same_initial_weights(kernel, spconv):
 @pytest.mark.parametrize("name", ["subm", "conv-k3s2", "conv-second"])
 def test_tables_of_pairs(name, spconv):
     """What find_indice_pair gives is spconv's, but for the order of new rows and of pairs within a tap."""
-    tables = []
-    for module in (spconv, flexor.sparse):
-        ndim, net = network(module, name)
-        net.indice_key = "key"
-        data = net(tensor(module, ndim)).find_indice_pair("key")
-        numbers = data.indice_pair_num
-        assert data.indice_pairs.shape == (2, len(numbers), len(data.indices)) and data.indice_pairs.dtype == torch.int32
-        pairs = set()
-        for tap, count in enumerate(numbers.tolist()):
-            rows, outputs = data.indice_pairs[:, tap, :count].tolist()
-            assert (data.indice_pairs[:, tap, count:] == -1).all()
-            pairs |= {(tap, i, tuple(data.out_indices[o].tolist())) for i, o in zip(rows, outputs, strict=True)}
-        facts = [data.spatial_shape, data.out_spatial_shape, data.ksize, data.stride, data.padding, data.dilation]
-        tables.append((pairs, numbers.tolist(), data.is_subm, facts))
-    assert tables[0] == tables[1]
+    theirs, ours = tables(spconv, name), tables(flexor.sparse, name)
+    assert theirs == ours
+
+
+def tables(module, name):
+    ndim, net = network(module, name)
+    net.indice_key = "key"
+    data = net(tensor(module, ndim)).find_indice_pair("key")
+    pairs, counts = data.indice_pairs, data.indice_pair_num
+    assert pairs.shape == (2, len(counts), len(data.indices)) and pairs.dtype == torch.int32
+    found = set()
+    for tap, (rows, outputs) in enumerate(pairs.permute(1, 0, 2).tolist()):
+        found |= {(tap, i, tuple(data.out_indices[o].tolist())) for i, o in zip(rows, outputs, strict=True) if i >= 0}
+        assert (pairs[:, tap, : counts[tap]] >= 0).all()
+    facts = [data.spatial_shape, data.out_spatial_shape, data.ksize, data.stride, data.padding, data.dilation]
+    return found, counts.tolist(), data.is_subm, facts

@@ -3,11 +3,22 @@
 
 import torch  # noqa: F401  # first: flexor._C then shares torch's OpenMP runtime
 
-from . import compat, nn, ops, reference
+from . import compat, nn, ops, reference, sparse
 from ._backend import set_backend
 from ._info import explain, info
 from ._replace import replace
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "compat", "explain", "info", "nn", "ops", "reference", "replace", "set_backend"]
+__all__ = [
+    "__version__",
+    "compat",
+    "explain",
+    "info",
+    "nn",
+    "ops",
+    "reference",
+    "replace",
+    "set_backend",
+    "sparse",
+]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from . import sparse
 from .compat import mmcv
 from .nn import (
     CondConv2d,
@@ -27,6 +28,7 @@ _TWINS: dict[str, type[nn.Module]] = {
     "mmcv.ops.modulated_deform_conv.ModulatedDeformConv2d": ModulatedDeformConv2d,
     "mmcv.ops.modulated_deform_conv.ModulatedDeformConv2dPack": ModulatedDeformConv2dPack,
     "timm.layers.cond_conv2d.CondConv2d": CondConv2d,
+    **sparse.twins.TWINS,
 }
 
 
@@ -54,7 +56,10 @@ class Report:
 
 
 def replace(model: nn.Module) -> Report:
-    """Swaps torchvision's and mmcv's deformable layers, published ODConvs and timm's CondConvs for flexor's, in place.
+    """Swaps other packages' layers for flexor's, in place.
+
+    These are torchvision's and mmcv's deformable layers, published ODConvs, timm's CondConvs, and all of spconv's,
+    which then take spconv's tensors too.
 
     Every layer stays the object it was: its parameters, buffers, hooks, training flag, dtype and device, and every
     reference to it. Only its class changes, and with it the code that runs.
@@ -67,7 +72,8 @@ def replace(model: nn.Module) -> Report:
 
     Source:
         torchvision.ops.DeformConv2d; mmcv.ops.DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d(Pack);
-        timm.layers.CondConv2d; ODConv2d of https://github.com/OSVAI/ODConv, wherever its file was copied to.
+        timm.layers.CondConv2d; spconv.pytorch 2.3.8's conv, pool, modules and tables;
+        ODConv2d of https://github.com/OSVAI/ODConv, wherever its file was copied to.
     """
     report = Report()
     for name, module in list(model.named_modules()):
@@ -89,7 +95,9 @@ def _become(module: nn.Module, twin: type[nn.Module]) -> None:
         adopt(module)
         return
     module.__class__ = twin
-    if not hasattr(module, "bias"):
+    if twin in sparse.twins.TWINS.values():
+        sparse.twins.adopt(module)
+    elif not hasattr(module, "bias"):
         module.register_parameter("bias", None)  # mmcv's layers without a bias lack the attribute
 
 

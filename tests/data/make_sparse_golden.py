@@ -19,13 +19,13 @@ import torch
 from spconv.pytorch.utils import PointToVoxel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from sparse_cases import NETWORKS, VOXELIZERS, points, results  # noqa: E402
+from sparse_cases import NETWORKS, VOXELIZERS, points, results
 
 
 def main():
     torch.set_num_threads(1)
     arrays = {}
-    stream = mock.patch.object(torch.cuda, "current_stream", lambda *_: SimpleNamespace(cuda_stream=0))
+    stream = mock.patch.object(torch.cuda, "current_stream", return_value=SimpleNamespace(cuda_stream=0))
     for name in NETWORKS:
         with stream:
             values = results(spconv.pytorch, name)
@@ -33,7 +33,11 @@ def main():
             arrays[f"{name}/{key}"] = value.float() if value.is_floating_point() else value.short()
     for name, arguments in VOXELIZERS.items():
         voxels, indices, counts, ids = PointToVoxel(*arguments).generate_voxel_with_id(points())
-        arrays |= {f"{name}/voxels": voxels, f"{name}/indices": indices.short(), f"{name}/counts": counts.to(torch.uint8)}
+        arrays |= {
+            f"{name}/voxels": voxels,
+            f"{name}/indices": indices.short(),
+            f"{name}/counts": counts.to(torch.uint8),
+        }
         arrays[f"{name}/ids"] = ids.short()
     path = Path(__file__).with_name("sparse_golden.npz")
     arrays = {key: value.numpy() for key, value in arrays.items()}

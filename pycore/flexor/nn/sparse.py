@@ -82,7 +82,7 @@ class _Window(SparseModule):
 
 
 class ConvModule(_Window):
-    """weight (Cout, *kernel, Cin / groups); slope, which `flexor.sparse.fuse` sets, is of the activation that follows."""
+    """weight is (Cout, *kernel, Cin / groups); slope, set by `flexor.sparse.fuse`, is of an activation that follows."""
 
     slope: float | None = None
 
@@ -245,9 +245,7 @@ class _Pool(_Window):
 
     mode: ClassVar[str]
 
-    def __init__(
-        self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1
-    ) -> None:
+    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1) -> None:
         super().__init__(kernel_size, kernel_size if stride is None else stride, padding, dilation)
 
     def forward(self, input: SparseTensor) -> SparseTensor:

@@ -23,6 +23,10 @@ class SparseBatchNorm(SparseModule, nn.BatchNorm1d):
         num_features, eps, momentum, affine: as for `torch.nn.BatchNorm1d`; running statistics are always kept.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True) -> None:
         super().__init__(num_features, eps, momentum, affine)
 

@@ -5,7 +5,7 @@ Modules have spconv's names (`core`, `conv`, `pool`, `modules`, `tables`, `funct
 numbers wherever trained weights depend on them. New code may rather use the layers of `flexor.nn`.
 """
 
-from . import conv, core, functional, hash, modules, ops, pool, tables, utils
+from . import conv, core, functional, hash, modules, ops, pool, tables, twins, utils
 from .conv import (
     SparseConv1d,
     SparseConv2d,
@@ -53,3 +53,63 @@ from .pool import (
 )
 from .tables import AddTable, AddTableMisaligned, ConcatTable, JoinTable
 from .weights import load_weights
+
+__all__ = [
+    "Activation",
+    "AddTable",
+    "AddTableMisaligned",
+    "ConcatTable",
+    "ConvAlgo",
+    "Identity",
+    "IndiceData",
+    "JoinTable",
+    "RemoveGrid",
+    "SparseAvgPool1d",
+    "SparseAvgPool2d",
+    "SparseAvgPool3d",
+    "SparseAvgPool4d",
+    "SparseBatchNorm",
+    "SparseConv1d",
+    "SparseConv2d",
+    "SparseConv3d",
+    "SparseConv4d",
+    "SparseConvTensor",
+    "SparseConvTranspose1d",
+    "SparseConvTranspose2d",
+    "SparseConvTranspose3d",
+    "SparseConvTranspose4d",
+    "SparseConvolution",
+    "SparseGlobalAvgPool",
+    "SparseGlobalMaxPool",
+    "SparseIdentity",
+    "SparseInverseConv1d",
+    "SparseInverseConv2d",
+    "SparseInverseConv3d",
+    "SparseInverseConv4d",
+    "SparseMaxPool1d",
+    "SparseMaxPool2d",
+    "SparseMaxPool3d",
+    "SparseMaxPool4d",
+    "SparseModule",
+    "SparseReLU",
+    "SparseSequential",
+    "SparseSyncBatchNorm",
+    "SubMConv1d",
+    "SubMConv2d",
+    "SubMConv3d",
+    "SubMConv4d",
+    "ToDense",
+    "assign_name_for_sparse_modules",
+    "conv",
+    "core",
+    "functional",
+    "fuse",
+    "hash",
+    "load_weights",
+    "modules",
+    "ops",
+    "pool",
+    "tables",
+    "twins",
+    "utils",
+]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..nn.sparse import reset_parameters
 from ..nn.sparse_tensor import at_least_two_rows
 from ..ops import SparseMap, sparse_conv
-from .core import Activation, IndiceData, ConvAlgo, SparseConvTensor, expand_nd, sparse_conv_tensor
+from .core import Activation, ConvAlgo, IndiceData, SparseConvTensor, expand_nd, sparse_conv_tensor
 from .functional import activate
 from .modules import VOXEL_COUNT, CountsVoxels
 from .ops import window_map
@@ -106,7 +106,6 @@ class SparseConvolution(CountsVoxels):
         self.weight = nn.Parameter(torch.empty(self.weight_shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
-        self._register_load_state_dict_pre_hook(self._load_weight_different_layout)
 
     def reset_parameters(self) -> None:
         reset_parameters(self.weight, self.bias)
@@ -162,9 +161,7 @@ class SparseConvolution(CountsVoxels):
             at_least_two_rows(map.out.indices)
         if self.indice_key is None:
             return map, input.indice_dict
-        data = IndiceData(
-            map, self.subm, self.algo, self.kernel_size, self.stride, self.dilation, self.padding
-        )
+        data = IndiceData(map, self.subm, self.algo, self.kernel_size, self.stride, self.dilation, self.padding)
         return map, {**input.indice_dict, self.indice_key: data}
 
     def _shared(self, input: SparseConvTensor, known: IndiceData) -> IndiceData:
@@ -206,7 +203,7 @@ class SparseConvolution(CountsVoxels):
                 f"got {got}"
             )
 
-    def _load_weight_different_layout(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Takes weights in the layout that SPCONV_SAVED_WEIGHT_LAYOUT names, and checkpoints without a voxel count."""
         count = self.get_max_num_voxels()
         if count is not None:
@@ -216,7 +213,10 @@ class SparseConvolution(CountsVoxels):
         if layout and key in state_dict:
             if layout not in LAYOUTS:
                 raise ValueError(f"SPCONV_SAVED_WEIGHT_LAYOUT must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-            state_dict[key] = to_krsc(state_dict[key], layout, self.one_tap).reshape(self.weight_shape)
+            state_dict[key] = to_krsc(state_dict[key], layout, self.one_tap)
+            if self.one_tap:
+                state_dict[key] = state_dict[key].reshape(self.weight_shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _params(self) -> dict[str, Any]:
         names = ("kernel_size", "stride", "padding", "dilation", "output_padding", "subm", "transposed", "out_channels")

@@ -68,11 +68,11 @@ class IndiceData:
 
     @property
     def spatial_shape(self) -> list[int]:
-        return list(self.map.input.spatial_shape)
+        return _sizes(self.map.input)
 
     @property
     def out_spatial_shape(self) -> list[int]:
-        return list(self.map.out.spatial_shape)
+        return _sizes(self.map.out)
 
     @property
     def indice_pairs(self) -> Tensor:
@@ -133,9 +133,10 @@ class SparseConvTensor(SparseTensor):
         super().__init__(features, SparseIndex(indices, spatial_shape=sizes, batch_size=int(batch_size)))
         self._version = _version(indices)
         self.indice_dict: dict[str, Any] = {} if indice_dict is None else indice_dict
-        self.grid = torch.empty(0) if grid is None else grid
+        self.grid: Tensor | None = torch.empty(0) if grid is None else grid
         self.voxel_num, self.int8_scale = voxel_num, None
-        self.benchmark, self.benchmark_record = benchmark, dict[str, Any]()
+        self.benchmark = benchmark
+        self.benchmark_record: dict[str, Any] = {}
         self.thrust_allocator, self._timer, self.force_algo = None, None, force_algo
 
     @property
@@ -172,7 +173,7 @@ class SparseConvTensor(SparseTensor):
 
     @property
     def spatial_shape(self) -> list[int]:
-        return list(self._index.spatial_shape)
+        return _sizes(self._index)
 
     @spatial_shape.setter
     def spatial_shape(self, value: Sequence[int]) -> None:
@@ -226,7 +227,7 @@ class SparseConvTensor(SparseTensor):
         return None if key is None else self.indice_dict.get(key)
 
     @classmethod
-    def from_dense(cls, x: Tensor) -> SparseConvTensor:  # type: ignore[override]
+    def from_dense(cls, x: Tensor) -> SparseConvTensor:
         """The voxels of a (B, *spatial, C) tensor, channels last as spconv has it, where any channel is not 0."""
         return cls(*voxels_of(x), x.shape[1:-1], x.shape[0])
 
@@ -298,6 +299,10 @@ def expand_nd(ndim: int, val: Any) -> list[int]:
     return [int(v) for v in values]
 
 
+def _sizes(index: SparseIndex) -> list[int]:
+    return list(index.spatial_shape or ())
+
+
 def _version(indices: Tensor) -> int:
     """How often indices were written to in place, where this is counted."""
     return 0 if torch.compiler.is_compiling() or indices.is_inference() else indices._version
@@ -326,12 +331,11 @@ def _flatten_data(data: IndiceData) -> tuple[list[Any], Any]:
 
 def _unflatten_data(children: Any, context: Any) -> IndiceData:
     map, voxel_num = children
-    return IndiceData(map, *context, voxel_num)
+    is_subm, algo, ksize, stride, dilation, padding = context
+    return IndiceData(map, is_subm, algo, ksize, stride, dilation, padding, voxel_num)
 
 
 pytree.register_pytree_node(
     SparseConvTensor, _flatten, _unflatten, serialized_type_name="flexor.sparse.SparseConvTensor"
 )
-pytree.register_pytree_node(
-    IndiceData, _flatten_data, _unflatten_data, serialized_type_name="flexor.sparse.IndiceData"
-)
+pytree.register_pytree_node(IndiceData, _flatten_data, _unflatten_data, serialized_type_name="flexor.sparse.IndiceData")

@@ -237,9 +237,7 @@ def _columns(table: Table) -> Taps:
         yield tap, inputs[outputs], outputs
 
 
-def _convolve(
-    features: Tensor, filters: Tensor, table: Table, taps: Taps, rows: int, bias: Tensor | None
-) -> Tensor:
+def _convolve(features: Tensor, filters: Tensor, table: Table, taps: Taps, rows: int, bias: Tensor | None) -> Tensor:
     if isinstance(table, SparseMap):
         return sparse_conv(features, filters, table, bias)
     weights = filters.flatten(1, -2)

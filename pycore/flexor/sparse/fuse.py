@@ -67,8 +67,9 @@ def _foldable(module: nn.Module | None) -> bool:
 @torch.no_grad()
 def _fold(conv: Conv, norm: nn.BatchNorm1d) -> None:
     """gamma / sigma * (conv - mean) + beta"""
-    scale = (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
-    shift = -norm.running_mean * scale  # type: ignore[operator]
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    shift = -norm.running_mean * scale
     if norm.affine:
         scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
     if conv.bias is not None:

@@ -43,7 +43,7 @@ class CountsVoxels(SparseModule):
 
 
 def is_spconv_module(module: nn.Module) -> bool:
-    """Whether a `SparseSequential` gives this module the tensor: by name too, for subclasses of an installed spconv's."""
+    """Whether a `SparseSequential` gives this module the tensor, as also modules made for an installed spconv's."""
     if isinstance(module, sparse.SparseModule | SparseBatchNorm | SparseReLU):
         return True
     return any(base.__module__ == _SPCONV and base.__name__ == "SparseModule" for base in type(module).__mro__)

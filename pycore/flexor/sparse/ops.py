@@ -24,9 +24,7 @@ __all__ = [
 Ints = Sequence[int]
 
 
-def get_conv_output_size(
-    input_size: Ints, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints
-) -> list[int]:
+def get_conv_output_size(input_size: Ints, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints) -> list[int]:
     """`(size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1` an axis, 1 where kernel is -1."""
     window = zip(input_size, kernel_size, stride, padding, dilation, strict=True)
     return [1 if k == -1 else (size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in window]
@@ -93,5 +91,3 @@ def global_pool_rearrange(coords: Tensor, batch_size: int) -> tuple[Tensor, Tens
 def maximum_value_int_(ten: Tensor, value: int) -> None:
     """Raises each entry to at least value."""
     ten.clamp_(min=value)
-
-

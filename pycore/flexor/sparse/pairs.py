@@ -28,16 +28,18 @@ def neighbours(map: SparseMap) -> Tensor:
 def padded(map: SparseMap, subm: bool) -> tuple[Tensor, Tensor]:
     """(2, K, N_in) int32, each tap's input and output rows and -1 behind them, and how many each tap has.
 
-    Of an odd submanifold kernel, as in spconv, only the taps before the centre: the others mirror them, and the centre
-    is every row with itself.
+    Of an odd submanifold kernel, as in spconv, only the taps before the centre are counted, though all are there: the
+    centre is every row with itself, and a tap behind it is the pairs of the tap that it mirrors, exchanged.
     """
     table = neighbours(map)
-    if subm and map.mirrored:
-        table[len(table) // 2 :] = -1
-    taps, outputs = (table >= 0).nonzero().unbind(1)
+    half, mirrored = len(table) // 2, subm and map.mirrored
+    taps, outputs = (table[:half] if mirrored else table).ge(0).nonzero().unbind(1)
     counts = torch.bincount(taps, minlength=len(table))
     place = torch.arange(len(taps), device=taps.device) - (counts.cumsum(0) - counts)[taps]
     pairs = table.new_full((2, len(table), len(map.input)), -1)
     pairs[0, taps, place] = table[taps, outputs]
     pairs[1, taps, place] = outputs.int()
+    if mirrored:
+        pairs[:, half + 1 :] = pairs[:, :half].flip(0, 1)
+        pairs[:, half] = torch.arange(len(map.input), device=table.device)
     return pairs, counts.int()

@@ -52,9 +52,7 @@ class _Pool(CountsVoxels):
         mapped = input.clock()
         output = input.replace(sparse_pool(input.features, map, self._mode), map.out)
         if self.indice_key is not None:
-            data = IndiceData(
-                map, self.subm, self.algo, self.kernel_size, self.stride, self.dilation, self.padding
-            )
+            data = IndiceData(map, self.subm, self.algo, self.kernel_size, self.stride, self.dilation, self.padding)
             output.indice_dict = {**input.indice_dict, self.indice_key: data}
         self.note_voxels(output.features.shape[0])
         names = ("kernel_size", "stride", "padding", "dilation")
@@ -144,9 +142,7 @@ class _PerDimension(_Pool):
         name: str | None = None,
     ) -> None:
         window = kernel_size, stride, padding, dilation
-        super().__init__(
-            self._ndim, *window, indice_key, algo=algo, record_voxel_count=record_voxel_count, name=name
-        )
+        super().__init__(self._ndim, *window, indice_key, algo=algo, record_voxel_count=record_voxel_count, name=name)
 
 
 class SparseMaxPool1d(_PerDimension, SparseMaxPool):

@@ -166,9 +166,7 @@ class _Point2VoxelCPU:
 Point2VoxelCPU1d = Point2VoxelCPU2d = Point2VoxelCPU3d = Point2VoxelCPU4d = _Point2VoxelCPU
 
 
-def gather_features_by_pc_voxel_id(
-    seg_res_features: Tensor, pc_voxel_id: Tensor, invalid_value: float = 0
-) -> Tensor:
+def gather_features_by_pc_voxel_id(seg_res_features: Tensor, pc_voxel_id: Tensor, invalid_value: float = 0) -> Tensor:
     """Each point's row of what was computed for voxels.
 
     Args:

@@ -14,12 +14,8 @@ from .conv import SparseConvolution, to_krsc
 
 LAYOUTS = ("spconv1", "spconv2", "scn", "minkowski")
 
-_CONVS = (SparseConvolution, sparse.ConvModule)
 
-
-def load_weights(
-    model: nn.Module, state_dict: Mapping[str, Any], layout: str = "spconv2", strict: bool = True
-) -> Any:
+def load_weights(model: nn.Module, state_dict: Mapping[str, Any], layout: str = "spconv2", strict: bool = True) -> Any:
     """Loads a state_dict, convolutions from another package's layout, so that they compute what they did there.
 
     | layout | a convolution's weight | of one tap |
@@ -52,7 +48,7 @@ def load_weights(
     if layout == "minkowski":
         values = {_unwrapped(name, model): value for name, value in values.items()}
     for name, conv in model.named_modules():
-        if not isinstance(conv, _CONVS):
+        if not isinstance(conv, SparseConvolution | sparse.ConvModule):
             continue
         prefix = f"{name}." if name else ""
         if f"{prefix}weight" in values:
@@ -85,7 +81,7 @@ def krsc(weight: Tensor, kernel_size: Sequence[int], layout: str) -> Tensor:
     return to_krsc(weight, "RSCK")
 
 
-def _stored(conv: nn.Module, weight: Tensor, layout: str, name: str) -> Tensor:
+def _stored(conv: SparseConvolution | sparse.ConvModule, weight: Tensor, layout: str, name: str) -> Tensor:
     """As this layer keeps it."""
     shape = conv.weight.shape
     if weight.numel() != conv.weight.numel():
