@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import _C, _backend, reference
-from ..reference.sparse_index import TILE
+from ..reference.sparse_index import AXES, SHIFTS, TILE
 from ._operator import is_plain, library
 
 Ints = Sequence[int]
@@ -53,8 +53,26 @@ def _run(name: str, *args: Any) -> list[Tensor]:
     *args, backend = args
     first = args[0] if isinstance(args[0], Tensor) else args[0][1]
     made = [] if name == "sparse_index" else [args[0]] if name == "sparse_output_index" else args[:2]
+    build = _builder(name, first, backend, made)
     with torch.inference_mode(False):  # training may use them later
-        return _builder(name, first, backend, made)(*args)
+        built = build(*args)
+        if name == "sparse_output_index" and not args[-1] and _leaves_int32(built[6], args[1]):
+            built = _narrowed(build(*args[:-1], True))
+    return built
+
+
+def _leaves_int32(frame: Tensor, dims: int) -> bool:
+    """Whether the blocks of this frame go on beyond int32 coordinates; its voxels need not."""
+    first, bits = frame[:AXES].tolist(), frame[AXES : 2 * AXES].tolist()
+    ends = [(a << s, (a + (1 << b)) << s) for a, b, s in zip(first, bits, SHIFTS[dims], strict=True)]
+    return any(low < -(2**31) or high > 2**31 for low, high in ends)
+
+
+def _narrowed(built: list[Tensor]) -> list[Tensor]:
+    indices = built[0].int()
+    if not torch.equal(indices, built[0]):
+        raise ValueError("sparse_output_index: outputs lie beyond int32 coordinates; give the indices as int64")
+    return [indices, *built[1:]]
 
 
 def _builder(name: str, like: Tensor, backend: str | None, made: Sequence[Sequence[Tensor]]) -> Callable[..., Any]:

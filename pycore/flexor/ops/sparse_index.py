@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch.utils import _pytree
 from . import _check, _sparse
 
 _NAME = "SparseIndex"
+
+_MOST_TAPS = 2**16
+_MOST_STEP = 2**30  # of strides, paddings and dilations
 
 Size = int | Sequence[int]
 
@@ -217,6 +221,9 @@ def _per_axis(name: str, value: Any, dims: int, least: int | None) -> tuple[int,
     if len(values) != dims or not whole:
         wanted = "integers" if least is None else f"integers not below {least}"
         raise ValueError(f"{_NAME}: {name} must be {wanted}, one or {dims} of them, got {value!r}")
+    if max(values) >= _MOST_STEP or (name == "kernel" and math.prod(values) > _MOST_TAPS):
+        limit = f"have at most {_MOST_TAPS} taps" if name == "kernel" else "be below 2**30"
+        raise ValueError(f"{_NAME}: {name} must {limit}, got {value!r}")
     return values
 
 
@@ -254,19 +261,33 @@ def _unflatten_index(tensors: Any, context: Any) -> SparseIndex:
 
 
 def _flatten_map(map: SparseMap) -> tuple[list[Any], Any]:
-    same = map.out is map.input
-    return [map.out, None if same else map.input, map._pairs.built], (map._pairs.relation, map._flipped, same)
+    built = map._pairs.built  # absent ones are no children: None would be a leaf
+    same, which = map.out is map.input, tuple(lists is not None for lists in built)
+    sides = [map.out] if same else [map.out, map.input]
+    return [sides, [lists for lists in built if lists is not None]], (map._pairs.relation, map._flipped, which)
 
 
 def _unflatten_map(children: Any, context: Any) -> SparseMap:
-    out, input, built = children
-    relation, flipped, same = context
-    pairs = _Pairs(*relation)
-    pairs.built = built
-    return SparseMap(out, out if same else input, pairs, flipped)
+    (sides, given), (relation, flipped, which) = children, context
+    pairs, given = _Pairs(*relation), iter(given)
+    pairs.built = [next(given) if there else None for there in which]
+    return SparseMap(sides[0], sides[-1], pairs, flipped)
 
 
-_pytree.register_pytree_node(
-    SparseIndex, _flatten_index, _unflatten_index, serialized_type_name="flexor.ops.SparseIndex"
-)
-_pytree.register_pytree_node(SparseMap, _flatten_map, _unflatten_map, serialized_type_name="flexor.ops.SparseMap")
+def _as_tuples(context: Any) -> Any:
+    """A context that came through JSON, which knows lists only."""
+    return tuple(map(_as_tuples, context)) if isinstance(context, list) else context
+
+
+for _class, _flatten, _unflatten in (
+    (SparseIndex, _flatten_index, _unflatten_index),
+    (SparseMap, _flatten_map, _unflatten_map),
+):
+    _pytree.register_pytree_node(
+        _class,
+        _flatten,
+        _unflatten,
+        serialized_type_name=f"flexor.ops.{_class.__name__}",
+        to_dumpable_context=lambda context: context,
+        from_dumpable_context=_as_tuples,
+    )

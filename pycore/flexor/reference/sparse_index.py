@@ -25,6 +25,10 @@ SHIFTS = {1: (0, 0, 0, 6), 2: (0, 0, 3, 3), 3: (0, 2, 2, 2), 4: (1, 1, 2, 2)}  #
 
 Ints = Sequence[int]
 
+_TOO_WIDE = (
+    "sparse_index: the coordinates span too much: block numbers along all axes and the batch must fit 63 bits together"
+)
+
 
 class Relation(NamedTuple):
     """in = out * stride - padding + tap * dilation, or transposed with in and out exchanged; four axes."""
@@ -73,7 +77,7 @@ def sparse_index(indices: Tensor, batch_size: int, lower: Ints | None, upper: In
         return _sorted_index(batch, sites, dims, _frame(dims, [0] * AXES, [0] * AXES, 1))
     low, high = (values.tolist() for values in (sites.amin(0), sites.amax(0)))
     parts = _sorted_index(batch, sites, dims, _frame(dims, low, high, int(batch.max()) + 1))
-    _check_duplicates(indices, parts)
+    _check_duplicates(indices, parts[0])
     return parts
 
 
@@ -92,15 +96,14 @@ def sparse_output_index(
     """Coordinates of every voxel that the input reaches, in the order of their ranks, then their index."""
     relation = Relation.of(kernel, stride, padding, dilation, transposed)
     batch, sites = voxels(parts, dims)
+    first, last = _reach(parts[5], dims, relation)
     reached = []
     for tap in relation.taps():
         at, there = (relation.multiplied(sites, tap), None) if transposed else relation.divided(sites, tap)
-        reached.append(
-            torch.cat([batch[:, None], at], 1) if there is None else torch.cat([batch[:, None], at], 1)[there]
-        )
-    first, last = _reach(parts[5], dims, relation)
+        at = torch.cat([batch[:, None], at], 1)
+        reached.append(at if there is None else at[there])
     if lower is not None and upper is not None:
-        first = [max(a, b) for a, b in zip(first, _four(lower, 0), strict=True)]
+        first = list(_four(lower, 0))
         last = [min(a, b - 1) for a, b in zip(last, _four(upper, 1), strict=True)]
     found = torch.cat(reached).unique(dim=0)
     inside = (found[:, 1:] >= found.new_tensor(first)) & (found[:, 1:] <= found.new_tensor(last))
@@ -233,6 +236,8 @@ def _reach(frame: Tensor, dims: int, relation: Relation) -> tuple[list[int], lis
         else:
             first.append((low - near - far) // stride)
             last.append((high - near) // stride)
+    if min(first) < -(2**63) or max(last) >= 2**63:
+        raise ValueError(_TOO_WIDE)
     return first, last
 
 
@@ -240,49 +245,44 @@ def _frame(dims: int, low: Ints, high: Ints, batches: int) -> list[int]:
     """Of the blocks between two voxels, both in it."""
     blocks = [(a >> shift, b >> shift) for a, b, shift in zip(low, high, SHIFTS[dims], strict=True)]
     bits = [(b - a).bit_length() for a, b in blocks]
-    total = sum(bits) + (batches - 1).bit_length()
-    if total > KEY_BITS or any(b - a > 2**62 for a, b in zip(low, high, strict=True)):
-        raise ValueError(
-            f"sparse_index: the voxels span {total} bits of blocks, from {tuple(low[-dims:])} to {tuple(high[-dims:])} "
-            f"in {batches} batches, more than the {KEY_BITS} of a key; move or crop the scene"
-        )
+    if sum(bits) + (batches - 1).bit_length() > KEY_BITS or any(b - a > 2**62 for a, b in zip(low, high, strict=True)):
+        raise ValueError(_TOO_WIDE)
     return [*(a for a, _ in blocks), *bits, batches, 0, 0, 0]
 
 
 def _check_range(indices: Tensor, batch_size: int, lower: Ints | None, upper: Ints | None) -> None:
-    lower = [0, *(lower or ())]
-    upper = [batch_size, *(upper or ())]
-    for column in range(indices.shape[1]):
-        values = indices[:, column]
-        bad = torch.zeros_like(values, dtype=torch.bool)
-        if column < len(lower):
-            bad = values < lower[column]
-        if column < len(upper) and (column or batch_size >= 0):
-            bad = bad | (values >= upper[column])
-        if bad.any():
-            row = int(bad.nonzero()[0])
-            what = "batch" if column == 0 else f"coordinate {column - 1}"
-            limit = (
-                f"from {lower[column]} to {upper[column] - 1}"
-                if column or batch_size >= 0
-                else f"not below {lower[column]}"
-            )
-            raise ValueError(
-                f"sparse_index: indices[{row}] = {tuple(indices[row].tolist())} is out of range: "
-                f"its {what} must be {limit}"
-            )
+    if (indices[:, 0] < 0).any():
+        row = int((indices[:, 0] < 0).nonzero()[0])
+        raise ValueError(
+            f"sparse_index: indices[:, 0] is the batch and must not be negative, got {_row(indices, row)} in row {row}"
+        )
+    bad = indices[:, 0] >= batch_size if batch_size >= 0 else torch.zeros_like(indices[:, 0], dtype=torch.bool)
+    if lower is not None and upper is not None:
+        for values, least, end in zip(indices[:, 1:].unbind(1), lower, upper, strict=True):
+            bad = bad | (values < least) | (values >= end)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        size = f" {batch_size}" if batch_size >= 0 else ""
+        raise ValueError(
+            f"sparse_index: indices must lie in the batch size{size} and the spatial shape, got {_row(indices, row)} "
+            f"in row {row}"
+        )
 
 
-def _check_duplicates(indices: Tensor, parts: Sequence[Tensor]) -> None:
-    in_order = indices[parts[0].long()]
+def _check_duplicates(indices: Tensor, order: Tensor) -> None:
+    in_order = indices[order.long()]
     same = (in_order[1:] == in_order[:-1]).all(1)
     if same.any():
-        rank = int(same.nonzero()[0])
-        first, second = sorted(parts[0][rank : rank + 2].tolist())
+        second, rank = order[1:][same].min(0)
+        first = order[:-1][same][rank]
         raise ValueError(
-            f"sparse_index: indices has a voxel twice: rows {first} and {second} are both "
-            f"{tuple(indices[first].tolist())}; remove one, or merge their features"
+            f"sparse_index: indices must be unique, but rows {first} and {second} are both "
+            f"{_row(indices, int(second))}; merge them first"
         )
+
+
+def _row(indices: Tensor, row: int) -> tuple[int, ...]:
+    return tuple(indices[row].tolist())
 
 
 def _four(values: Ints, fill: int) -> tuple[int, ...]:
