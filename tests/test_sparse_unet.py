@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flexor.models.second import SecondEncoder
 from flexor.models.sparse_unet import SETTINGS, NormReLU, ScanNetUNet, SparseUNet, load_scn
 from flexor.nn.sparse_tensor import SparseTensor
+from second_weights import fill
 
 GOLDEN = Path(__file__).with_name("data") / "sparse_unet_golden.npz"
 VARIANTS = {
@@ -133,3 +135,50 @@ def test_compiled_whole(training):
         expected.square().sum().backward()
     for (name, parameter), other in zip(model.named_parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def second_state(names, model, rename=str):
+    """The golden file's weights, under the names of OpenPCDet."""
+    random = np.random.RandomState(0)
+    shapes = {rename(name): value.shape for name, value in model.state_dict().items()}
+    return {name: torch.from_numpy(fill(name, tuple(shapes[name]), random)) for name in names}
+
+
+def of_openpcdet(name):
+    return name.replace("encoder_layers.encoder_layer", "conv")
+
+
+def test_second_is_openpcdets_backbone():
+    with np.load(GOLDEN.with_name("second_golden.npz")) as file:
+        golden = {name: file[name] for name in file.files}
+    model = SecondEncoder(4, (41, 48, 40)).eval()
+    state = second_state(golden["names"].tolist(), model, of_openpcdet)
+    counts = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    inputs = torch.from_numpy(golden["features"]), torch.from_numpy(golden["coords"]), 2
+    model.load_state_dict(state | {of_openpcdet(name): value for name, value in counts.items()})
+    with torch.no_grad():
+        output = model(*inputs)
+    expected = torch.from_numpy(golden["output"])
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+    # Within a detector's state_dict, and with the names that mmdetection3d gives it.
+    whole = {f"backbone_3d.{name}": value for name, value in state.items()} | {"dense_head.bias": torch.zeros(2)}
+    again = SecondEncoder(4, (41, 48, 40)).eval()
+    again.load_state_dict(whole | {f"backbone_3d.{of_openpcdet(n)}": v for n, v in counts.items()})
+    ours = SecondEncoder(4, (41, 48, 40)).eval()
+    ours.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(*inputs), output) and torch.equal(ours(*inputs), output)
+
+
+def test_second_stages_and_errors():
+    model = SecondEncoder(4, (41, 48, 40))
+    coords = torch.unique(torch.randint(0, 40, (200, 4)) % torch.tensor([1, 40, 40, 40]), dim=0).int()
+    stages = model.stages(torch.randn(len(coords), 4), coords, 1)
+    assert [list(stage.spatial_shape) for stage in stages] == [
+        [41, 48, 40], [21, 24, 20], [11, 12, 10], [5, 6, 5], [2, 6, 5]
+    ]
+    stages[-1].features.sum().backward()
+    assert model.conv_input[0].weight.grad is not None
+    with pytest.raises(ValueError, match="one entry for each of encoder_channels"):
+        SecondEncoder(4, (41, 48, 40), encoder_channels=((16,), (32,)))
