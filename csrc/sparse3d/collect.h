@@ -7,11 +7,11 @@
 
 namespace flexor::FLEXOR_ISA {
 
-constexpr int kMostChunks = 64;
+constexpr int kMostChunks = 32;  // each may hold every block
 
 struct Chunks {
   int64_t items, count;
-  explicit Chunks(int64_t n, int64_t least = 8192) : items(n) {
+  explicit Chunks(int64_t n, int64_t least = 32768) : items(n) {
     count = n / least < 1 ? 1 : n / least > kMostChunks ? kMostChunks : n / least;
   }
   FLEXOR_INLINE int64_t begin(int64_t chunk) const { return items / count * chunk + smaller(chunk, items % count); }

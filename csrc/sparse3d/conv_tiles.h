@@ -38,6 +38,7 @@ struct ConvTiles {
     for_panels(first_panel, last_panel, [&](int64_t channel, int64_t count, int64_t at) {
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t to = identity ? first + r : map.out_order[first + r];
+        if (!identity && r + kRowsAhead < rows) prefetch_row<1>(output, map.out_order[first + r + kRowsAhead]);
         finish(sums + r * shape.row() + at, line, to, channel, count);
         store_row(output, to * output.stride[0] + channel * output.stride[1], output.stride[1],
                   sums + r * shape.row() + at, count);

@@ -48,6 +48,13 @@ struct PairShape {
   }
 };
 
+// Keeps the compiler from computing addresses in vectors, which then have to be taken apart again.
+template <class P>
+FLEXOR_INLINE P scalar(P pointer) {
+  asm("" : "+r"(pointer));
+  return pointer;
+}
+
 // One group of R pairs against one panel.
 template <class T, int R, int NV>
 FLEXOR_INLINE void multiply_pairs(const T* const* from, T* const* to, const T* weight, int64_t sources) {
@@ -134,24 +141,28 @@ class TileProduct {
   __attribute__((noinline)) void add_pairs(const PairList& list, int64_t channel, const T* weight, T* sums,
                                            const T* zeros) const {
     constexpr int R = kPairRows[NV];
-    const int64_t row = shape_.row();
-    int64_t p = 0;
+    const int64_t row = shape_.row(), stride = source_.stride(), sources = shape_.sources;
+    const T* source = source_.row(0) + channel;
+    const int32_t* rows = list.rows;
+    const uint8_t* places = list.places;
     const T* from[R];
     T* to[R];
-    for (; p + R <= list.count; p += R) {
-      unroll<R>([&](auto i) __attribute__((always_inline)) {
-        from[i] = source_.row(list.rows[p + i]) + channel;
-        to[i] = sums + list.places[p + i] * row;
-      });
-      multiply_pairs<T, R, NV>(from, to, weight, shape_.sources);
+    for (int64_t left = list.count; left > 0; left -= R) {
+      if (left >= R) {
+        unroll<R>([&](auto i) __attribute__((always_inline)) {
+          from[i] = scalar(source + rows[i] * stride);
+          to[i] = scalar(sums + places[i] * row);
+        });
+      } else {
+        for (int i = 0; i < R; ++i) {
+          from[i] = i < left ? source + rows[i] * stride : zeros;
+          to[i] = sums + (i < left ? places[i] : kTileRows) * row;
+        }
+      }
+      multiply_pairs<T, R, NV>(from, to, weight, sources);
+      rows += R;
+      places += R;
     }
-    if (p == list.count) return;
-    for (int i = 0; i < R; ++i) {
-      const bool there = p + i < list.count;
-      from[i] = there ? source_.row(list.rows[p + i]) + channel : zeros;
-      to[i] = sums + (there ? list.places[p + i] : kTileRows) * row;
-    }
-    multiply_pairs<T, R, NV>(from, to, weight, shape_.sources);
   }
 
   void add_depthwise(const PairList& list, const T* weight, T* sums) const {

@@ -53,7 +53,7 @@ struct Blocks {
   __device__ i64 voxel_of(i64 key, int bit, i64* at) const {
     for (int a = kAxes - 1; a >= 0; --a) {
       const i64 block = (key & ((i64{1} << frame.bits[a]) - 1)) + frame.first[a];
-      at[a] = (block << shift[a]) | (bit & ((1 << shift[a]) - 1));
+      at[a] = block * (i64{1} << shift[a]) + (bit & ((1 << shift[a]) - 1));
       key >>= frame.bits[a];
       bit >>= shift[a];
     }
