@@ -8,7 +8,7 @@ torchrun --nproc_per_node 2 tests/lift_gradients.py OUT.pt
 import sys
 
 import torch
-from flexor.models import lift_parallel as parallel
+from flexor.models import parallel
 from flexor.models.lift import LiftSettings, build, loss_of
 
 MODELS = {"dgridconv": 16, "gridconv": 8, "martinez": 64, "gcn": 16}

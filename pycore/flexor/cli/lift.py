@@ -83,7 +83,7 @@ def train(
     try:
         from rich.console import Console
 
-        from ..models import lift_parallel
+        from ..models import parallel
         from ..models.lift_data import ViewSettings
         from . import lift_run as command
     except ModuleNotFoundError as error:
@@ -92,23 +92,23 @@ def train(
     common = {"epochs": epochs, "poses": poses, "seconds": seconds, "batch": batch, "borders": borders}
     runs = [_settings(model, seed, common) for seed in _seeds(seeds) for model in models.split(",")]
     view = ViewSettings(noise=noise, outliers=outliers, misses=misses)
-    lift_parallel.start()
-    console = Console(quiet=lift_parallel.rank() > 0)
+    parallel.start()
+    console = Console(quiet=parallel.rank() > 0)
     try:
         mocap = command.Mocap.load(data, action=action, hold_out=hold_out, views=views, view=view, unit=unit, rate=rate)
         folders = command.train(runs, mocap, out, device, console)
-        if evaluate and lift_parallel.rank() == 0:
+        if evaluate and parallel.rank() == 0:
             report = command.evaluate(folders, mocap, device)
             report.write(json=out / "metrics.json", predictions=predictions, pictures=out)
             console.print(report.table())
             console.print(f"[bold]{out}/[/bold]: metrics.json, curves.png, skeletons.png, runs/")
-        lift_parallel.wait()
+        parallel.wait()
     except KeyboardInterrupt:
         fail(f"stopped; the same command goes on from the last epoch in {out}")
     except (ValueError, OSError) as error:
         fail(str(error))
     finally:
-        lift_parallel.stop()
+        parallel.stop()
 
 
 @lift_app.command("eval")

@@ -21,7 +21,7 @@ import flexor
 
 from ..models import lift_metrics
 from ..models.lift import TITLES, LiftSettings
-from ..models.lift_checkpoint import write_atomically
+from ..models.checkpoint import write_atomically
 from ..models.lift_data import Floats, Samples
 
 

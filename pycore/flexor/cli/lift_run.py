@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..models.lift import LiftSettings, Training, lift, load, subset
-from ..models.lift_checkpoint import CheckpointError, read_checkpoint
+from ..models.checkpoint import CheckpointError, read_checkpoint
 from ..models.lift_data import (
     Floats,
     Samples,

@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
+from .points import PointsError
 from .voxels import MOST_ALONG_AN_AXIS, Voxels, ranks
 
 Ints = NDArray[np.int64]
+Missing = Callable[[Ints], tuple[NDArray[np.bool_], NDArray[np.bool_]]]  # of blocks: missing or not, and counted or not
 AROUND = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3, indexing="ij"), -1).reshape(27, 3)
 
 
@@ -42,7 +47,8 @@ class Holes:
 
     Args:
         coords: (N, 3) int32, the voxels that were left and those asked about, in the order of ranks.
-        values: (N, C) float32, of the former; 0 of the latter.
+        values: (N, C) float32: of a voxel that was left its own, of one asked about the nearest's that was left.
+        distance: (N,) float32, to that nearest one, voxels; 0 for those that were left.
         asked: (N,) whether it is asked about.
         counted: (N,) whether its answer counts: in training it does not where a held-out block is asked about.
         occupied: (N,) whether it is a voxel of the scan. Of the asked and not counted ones nothing is said: False.
@@ -52,6 +58,7 @@ class Holes:
 
     coords: NDArray[np.int32]
     values: NDArray[np.float32]
+    distance: NDArray[np.float32]
     asked: NDArray[np.bool_]
     counted: NDArray[np.bool_]
     occupied: NDArray[np.bool_]
@@ -87,50 +94,85 @@ class BlockedScan:
         self.voxels, self.settings = voxels, settings
         self.cells = voxels.coords.astype(np.int64) // settings.block
         self.held_out = blocks_chosen(self.cells, settings.hold_out, 0, 0)
+        if self.held_out.all() or not self.held_out.any():
+            raise PointsError(
+                f"{voxels.source}: {int(self.held_out.sum())} of {len(voxels)} voxels lie in held-out blocks; "
+                "give smaller voxels or blocks, or another --hold-out"
+            )
 
     def training(self, seed: int, step: int) -> Holes:
-        """Blocks taken out at random, beside the held-out ones, which do not count."""
-        taken = blocks_chosen(self.cells, self.settings.drop, seed + 1, step)
+        """Blocks taken out at random, and the held-out ones, which do not count; mirrored and turned about z."""
+        held_out, drop = self.settings.hold_out, self.settings.drop
 
         def missing(cells: Ints) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-            held_out = blocks_chosen(cells, self.settings.hold_out, 0, 0)
-            return held_out | blocks_chosen(cells, self.settings.drop, seed + 1, step), ~held_out
+            hidden = blocks_chosen(cells, held_out, 0, 0)
+            return hidden | blocks_chosen(cells, drop, seed + 1, step), ~hidden
 
-        return self._without(self.held_out | taken, taken & ~self.held_out, missing)
+        return self._without(missing, step_symmetry(seed, step))
 
     def test(self) -> Holes:
         """The held-out blocks taken out."""
 
         def missing(cells: Ints) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-            held_out = blocks_chosen(cells, self.settings.hold_out, 0, 0)
-            return held_out, held_out
+            hidden = blocks_chosen(cells, self.settings.hold_out, 0, 0)
+            return hidden, hidden
 
-        return self._without(self.held_out, self.held_out, missing)
+        return self._without(missing, 0)
 
-    def _without(self, taken: NDArray[np.bool_], wanted: NDArray[np.bool_], missing) -> Holes:
+    def _without(self, missing: Missing, symmetry: int) -> Holes:
+        gone, counts = missing(self.cells)
         coords, values = self.voxels.coords, self.voxels.values
-        asked = candidates(coords[~taken], missing, self.settings.block, self.settings.reach)
-        counted = missing(asked // self.settings.block)[1]
-        keys = _key(coords[wanted])
-        order = np.argsort(keys)
-        found = np.searchsorted(keys[order], _key(asked)).clip(max=max(len(keys) - 1, 0))
-        row = np.flatnonzero(wanted)[order][found] if len(keys) else np.zeros(len(asked), np.int64)
-        occupied = (keys[order][found] == _key(asked)) if len(keys) else np.zeros(len(asked), bool)
+        kept, kept_values, wanted = coords[~gone], values[~gone], np.flatnonzero(gone & counts)
+        asked = candidates(kept, missing, self.settings.block, self.settings.reach)
+        distance, nearest = cKDTree(kept).query(asked) if len(asked) else (np.zeros(0), np.zeros(0, np.int64))
+        row, occupied = _find(asked, coords[wanted])
 
-        kept = int((~taken).sum())
-        joined = np.concatenate([coords[~taken], asked]).astype(np.int32)
-        none = np.zeros((len(asked), values.shape[1]), np.float32)
-        given = np.concatenate([values[~taken], none])
-        truth = np.concatenate([values[~taken], np.where(occupied[:, None], values[row], 0)])
-        is_asked = np.arange(len(joined)) >= kept
-        is_counted = np.concatenate([np.zeros(kept, bool), counted])
-        is_occupied = np.concatenate([np.ones(kept, bool), occupied])
-        order = ranks(joined)
-        beyond = int(wanted.sum() - occupied.sum())
-        return Holes(*(a[order] for a in (joined, given, is_asked, is_counted, is_occupied, truth)), beyond)
+        truth = np.concatenate([kept_values, np.zeros((len(asked), values.shape[1]), np.float32)])
+        truth[len(kept) :][occupied] = values[wanted[row[occupied]]]
+        columns = (
+            _turned(np.concatenate([kept, asked]).astype(np.int32), symmetry),
+            np.concatenate([kept_values, kept_values[nearest]]),
+            _padded(distance.astype(np.float32), len(kept), 0.0),
+            _padded(np.ones(len(asked), bool), len(kept), False),
+            _padded(missing(asked // self.settings.block)[1], len(kept), False),
+            _padded(occupied, len(kept), True),
+            truth,
+        )
+        order = ranks(columns[0])
+        return Holes(*(column[order] for column in columns), beyond=len(wanted) - int(occupied.sum()))
 
 
-def candidates(kept: NDArray, missing, block: int, reach: int) -> Ints:
+def step_symmetry(seed: int, step: int) -> int:
+    """One of the eight symmetries that keep z."""
+    return int(np.random.default_rng([seed, step]).integers(8))
+
+
+def _turned(coords: NDArray[np.int32], symmetry: int) -> NDArray[np.int32]:
+    """Coordinates from 0 on, mirrored along x and y and with these exchanged, as the bits of the symmetry say."""
+    if symmetry & 1:
+        coords = coords[:, [1, 0, 2]]
+    for axis, bit in ((0, 2), (1, 4)):
+        if symmetry & bit:
+            coords = coords.copy()
+            coords[:, axis] = coords[:, axis].max() - coords[:, axis]
+    return coords
+
+
+def _padded(column: NDArray, before: int, value: Any) -> NDArray:
+    return np.concatenate([np.full(before, value, column.dtype), column])
+
+
+def _find(sought: NDArray, coords: NDArray) -> tuple[Ints, NDArray[np.bool_]]:
+    """For each of the sought, a row of coords, and whether it is that."""
+    if not len(coords) or not len(sought):
+        return np.zeros(len(sought), np.int64), np.zeros(len(sought), bool)
+    keys = _key(coords)
+    order = np.argsort(keys)
+    row = order[np.searchsorted(keys[order], _key(sought)).clip(max=len(keys) - 1)]
+    return row, keys[row] == _key(sought)
+
+
+def candidates(kept: NDArray, missing: Missing, block: int, reach: int) -> Ints:
     """The voxels asked about: a function of the voxels that were left and of the places of the missing blocks.
 
     Args:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import semantic_grid_transform
-from . import lift_parallel as parallel
+from . import parallel
 from .gcn import GraphLifter
 from .gridconv import GridLifter
-from .lift_checkpoint import read_checkpoint, restore, save_checkpoint
+from .checkpoint import LIFT, Resumable, read_checkpoint, restore
 from .lift_data import Floats, Samples, TrainingSet
 from .lift_metrics import mpjpe
 from .martinez import LinearLifter
@@ -97,7 +96,7 @@ def lift(model: nn.Module, inputs: Floats, device: str = "cpu", batch: int = 100
 Progress = Callable[[int, dict[str, float]], None]
 
 
-class Training:
+class Training(Resumable):
     """One run: owns the network, its optimiser and the file they are kept in.
 
     Args:
@@ -126,26 +125,18 @@ class Training:
     ) -> None:
         if settings.batch % parallel.size():
             raise ValueError(f"a batch of {settings.batch} poses cannot be shared by {parallel.size()} processes")
-        self.settings, self.data, self.watched, self.path, self.device = settings, data, watched, checkpoint, device
-        self.facts: dict[str, Any] = json.loads(json.dumps({"settings": asdict(settings), "data": facts}))
-        self.notes = notes or {}
+        self.settings, self.data, self.watched, self.device = settings, data, watched, device
         torch.manual_seed(settings.seed)
-        self.model = build(settings)
-        if isinstance(self.model, LinearLifter):
-            self.model.standardise(*map(torch.from_numpy, data.sample()))
-        self.model.to(device)
+        model = build(settings)
+        if isinstance(model, LinearLifter):
+            model.standardise(*map(torch.from_numpy, data.sample()))
+        model.to(device)
         if parallel.size() > 1:
-            parallel.synchronise(self.model)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=settings.rate)
-        self.step, self.cpu, self.history = 0, 0.0, []
-        if checkpoint.exists():
-            self._resume()
-
-    history: list[dict[str, float]]
-
-    @property
-    def epoch(self) -> int:
-        return len(self.history)
+            parallel.synchronise(model)
+        optimiser = torch.optim.Adam(model.parameters(), lr=settings.rate)
+        facts = {"settings": asdict(settings), "data": facts}
+        super().__init__(checkpoint, LIFT, model, optimiser, facts, notes or {})
+        self._set_temperature(float(self.epoch))
 
     @property
     def finished(self) -> bool:
@@ -182,7 +173,7 @@ class Training:
         poses = self.step * settings.batch
         self.history.append({"poses": poses, "cpu_seconds": self.cpu, "loss": loss, "held_out_mm": error})
         if parallel.rank() == 0:
-            save_checkpoint(self.path, self.model, self.optimiser, self._state())
+            self.save()
         parallel.wait()
 
     def _descend(self) -> float:
@@ -201,22 +192,6 @@ class Training:
         if isinstance(self.model, GridLifter):
             done = epoch / (self.settings.epochs * self.settings.anneal) if self.settings.anneal else 1.0
             self.model.net_update_temperature(FIRST_TEMPERATURE + (1 - FIRST_TEMPERATURE) * min(done, 1.0))
-
-    def _state(self) -> dict[str, Any]:
-        return {**self.facts, "notes": self.notes, "step": self.step, "cpu_seconds": self.cpu, "history": self.history}
-
-    def _resume(self) -> None:
-        tensors, state = read_checkpoint(self.path)
-        for part, facts in self.facts.items():
-            for key, value in facts.items():
-                if state[part].get(key) != value:
-                    raise ValueError(
-                        f"{self.path} was trained with {key} = {state[part].get(key)}, now it is {value}: "
-                        "give another folder"
-                    )
-        restore(tensors, self.model, self.optimiser)
-        self.step, self.cpu, self.history = state["step"], state["cpu_seconds"], state["history"]
-        self._set_temperature(float(self.epoch))
 
 
 def load(path: Path) -> tuple[nn.Module, LiftSettings, dict[str, Any]]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes that train as one: the same gradients as one process with the whole batch.
 
-Each process takes its share of every batch. Batch norms take their statistics over all shares, dropout draws the
-whole batch's mask in every process and uses its share of it, and gradients are averaged.
+Each process takes its share of every batch. Batch norms take their statistics over all shares, which need not have the
+same number of rows, dropout draws the whole batch's mask in every process and uses its share of it, and gradients are
+averaged.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..nn.sparse_norm import SparseBatchNorm
 
 
 def start() -> bool:
@@ -76,7 +79,10 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def synchronise(model: nn.Module) -> nn.Module:
     """Make a model's batch norms and dropouts act on the whole batch of all processes. Its state_dict is unchanged."""
     for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        if isinstance(module, SparseBatchNorm):  # of whatever class it is, which may do more than the norm
+            kind = type(module)
+            module.__class__ = type(f"_WholeBatch{kind.__name__}", (_WholeBatchSparseNorm, kind), {})
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.__class__ = _WholeBatchNorm
         elif isinstance(module, (nn.Dropout, nn.Dropout2d)):
             per_channel = isinstance(module, nn.Dropout2d)
@@ -102,24 +108,30 @@ class _WholeBatchNorm(nn.BatchNorm1d):
     # torch's own SyncBatchNorm refuses tensors on the CPU.
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        dims = [0, *range(2, input.dim())]
-        count = size() * input.numel() // input.shape[1]
-        mean = _Sum.apply(input.sum(dims)) / count
-        view = (-1, *(1,) * (input.dim() - 2))
-        centred = input - mean.view(view)
-        variance = _Sum.apply(centred.square().sum(dims)) / count
-        self._follow(mean.detach(), variance.detach() * count / (count - 1))
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale.view(view) + self.bias.view(view)
+        return _whole_batch_norm(self, input)
 
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        assert self.num_batches_tracked is not None
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
-        self.num_batches_tracked += 1
+
+class _WholeBatchSparseNorm(SparseBatchNorm):
+    def _normed(self, features: Tensor) -> Tensor:
+        return _whole_batch_norm(self, features)
+
+
+def _whole_batch_norm(norm: nn.BatchNorm1d, input: Tensor) -> Tensor:
+    if not norm.training:
+        return F.batch_norm(input, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    dims = [0, *range(2, input.dim())]
+    count = total(input.numel() // input.shape[1])
+    mean = _Sum.apply(input.sum(dims)) / count
+    view = (-1, *(1,) * (input.dim() - 2))
+    centred = input - mean.view(view)
+    variance = _Sum.apply(centred.square().sum(dims)) / count
+    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    assert norm.num_batches_tracked is not None
+    norm.running_mean.lerp_(mean.detach(), norm.momentum)
+    norm.running_var.lerp_(variance.detach() * count / (count - 1), norm.momentum)
+    norm.num_batches_tracked += 1
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    return centred * scale.view(view) + norm.bias.view(view)
 
 
 class _WholeBatchDropout(nn.Dropout):
