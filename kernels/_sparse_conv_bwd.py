@@ -60,8 +60,7 @@ def sparse_conv_bwd_weight_kernel(
     for block in range(split, m_blocks, splits):
         row, row_valid = ordered_rows(order, block, rows, INDEX, BLOCK_M)
         row_valid = tl.expand_dims(row_valid, 1)
-        at = tl.expand_dims(row * TAPS, 1) + taps
-        source = tl.load(neighbours + at, mask=row_valid & (taps < TAPS), other=-1)
+        source = tl.load(neighbours + tl.expand_dims(row * TAPS, 1) + taps, mask=row_valid & (taps < TAPS), other=-1)
         if tl.max(tl.max(source, 1), 0) >= 0:
             values = load_gathered(features, channels, source, group * GROUP_CHANNELS + in_group, k_valid, INDEX)
             at = tl.expand_dims(row * outputs, 1) + tl.expand_dims(group * GROUP_OUTPUTS + out, 0)
@@ -90,7 +89,7 @@ def weight_tile(channels: int, outputs: int, dtype: torch.dtype) -> WeightTile:
     lanes, pairs = Lanes.of(channels, 64 if half else 16 if double else 32)
     block_m = 64 if half and pairs == 1 else 16 if double else 32
     block_n = max(16, min(128 if half else 32 if double else 64, triton.next_power_of_2(outputs)))
-    return WeightTile(block_m, block_n, lanes, pairs, num_warps=4 if half else 8, num_stages=2)
+    return WeightTile(block_m, block_n, lanes, pairs, num_warps=8, num_stages=2)
 
 
 def weight_gradient(

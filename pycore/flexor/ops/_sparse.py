@@ -75,8 +75,12 @@ def _narrowed(built: list[Tensor]) -> list[Tensor]:
     return [indices, *built[1:]]
 
 
+def _runs_on_gpu(like: Tensor, backend: str | None) -> bool:
+    return like.is_cuda or (backend or _backend.forced()) in ("cuda", "triton")
+
+
 def _builder(name: str, like: Tensor, backend: str | None, made: Sequence[Sequence[Tensor]]) -> Callable[..., Any]:
-    if like.is_cuda or (backend or _backend.forced()) in ("cuda", "triton"):
+    if _runs_on_gpu(like, backend):
         from .._cuda import sparse_index as tables  # of neighbours, as the GPU kernels read maps, whoever makes them
 
         return getattr(tables, name, None) or getattr(reference, name)
@@ -108,15 +112,18 @@ def _fake_output_index(parts: Sequence[Tensor], dims: int, *args: Any) -> list[T
 
 
 def _fake_map(
-    out_parts: Sequence[Tensor], in_parts: Sequence[Tensor], dims: int, kernel: Ints, *_: Any
+    out_parts: Sequence[Tensor], in_parts: Sequence[Tensor], dims: int, kernel: Ints, *args: Any
 ) -> list[Tensor]:
-    pairs, like = torch.library.get_ctx().new_dynamic_size(), out_parts[0]
-    taps = 1
+    like = out_parts[0]
+    rows, taps = like.shape[0], 1
     for size in kernel:
         taps *= size
-    tiles = (like.shape[0] + TILE - 1) // TILE
-    sizes = ((pairs, torch.int32), (pairs, torch.uint8), (tiles * taps + 1, torch.int64))
-    return [like.new_empty(size, dtype=dtype) for size, dtype in sizes]
+    if _runs_on_gpu(like, args[-1]):
+        sizes = ((rows, taps), (rows, (taps + 31) // 32), (rows,))
+        return [like.new_empty(size, dtype=torch.int32) for size in sizes]
+    pairs, tiles = torch.library.get_ctx().new_dynamic_size(), (rows + TILE - 1) // TILE
+    lists = ((pairs, torch.int32), (pairs, torch.uint8), (tiles * taps + 1, torch.int64))
+    return [like.new_empty(size, dtype=dtype) for size, dtype in lists]
 
 
 def _register(name: str, fake: Callable[..., list[Tensor]]) -> None:
