@@ -11,10 +11,12 @@ namespace flexor::FLEXOR_ISA {
 // Vectors of outputs that the microkernel holds, and rows for each width.
 #if FLEXOR_ISA_avx512
 constexpr int kMostVectors = 4;
-constexpr int kPairRows[5] = {0, 8, 8, 8, 6};
+constexpr int kPairRows[5] = {0, 0, 8, 8, 6};
+constexpr int kHeldWeights = 16;  // vectors of weights in registers, for one vector of outputs
 #else
 constexpr int kMostVectors = 3;
-constexpr int kPairRows[4] = {0, 6, 4, 4};
+constexpr int kPairRows[4] = {0, 0, 4, 4};
+constexpr int kHeldWeights = 8;
 #endif
 
 // Of the next panel when `left` vectors remain: no single one is left over.
@@ -128,12 +130,45 @@ class TileProduct {
   FLEXOR_INLINE void add_panel(int width, const PairList& list, int64_t channel, const T* weight, T* sums,
                                const T* zeros) const {
     switch (width) {
-      case 1: return add_pairs<1>(list, channel, weight, sums, zeros);
+      case 1: return add_narrow(list, channel, weight, sums);
       case 2: return add_pairs<2>(list, channel, weight, sums, zeros);
 #if FLEXOR_ISA_avx512
       case 3: return add_pairs<3>(list, channel, weight, sums, zeros);
 #endif
       default: return add_pairs<kMostVectors>(list, channel, weight, sums, zeros);
+    }
+  }
+
+  // One vector of outputs: there is little to multiply with each weight, so the weights stay in registers and pairs go
+  // by one at a time.
+  void add_narrow(const PairList& list, int64_t channel, const T* weight, T* sums) const {
+    int64_t c = 0;
+    for (; c + kHeldWeights <= shape_.sources; c += kHeldWeights)
+      add_held<kHeldWeights>(list, channel + c, weight + c * kLanes<T>, sums);
+    held_tail<kHeldWeights - 1>(shape_.sources - c, list, channel + c, weight + c * kLanes<T>, sums);
+  }
+
+  template <int M>
+  FLEXOR_INLINE void held_tail(int64_t left, const PairList& list, int64_t channel, const T* weight, T* sums) const {
+    if constexpr (M > 0) {
+      if (left == M) add_held<M>(list, channel, weight, sums);
+      else held_tail<M - 1>(left, list, channel, weight, sums);
+    }
+  }
+
+  template <int M>
+  __attribute__((noinline)) void add_held(const PairList& list, int64_t channel, const T* weight, T* sums) const {
+    using V = Vec<T>;
+    V w[M];
+    unroll<M>([&](auto c) __attribute__((always_inline)) { w[c] = load<V>(weight + c * kLanes<T>); });
+    const int64_t row = shape_.row(), stride = source_.stride();
+    const T* source = source_.row(0) + channel;
+    for (int64_t p = 0; p < list.count; ++p) {
+      const T* x = source + list.rows[p] * stride;
+      T* to = sums + list.places[p] * row;
+      V even = load<V>(to), odd{};  // two sums: half the latency
+      unroll<M>([&](auto c) __attribute__((always_inline)) { (c % 2 ? odd : even) += splat<V>(x[c]) * w[c]; });
+      store(to, M > 1 ? even + odd : even);
     }
   }
 
