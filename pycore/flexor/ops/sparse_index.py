@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -279,15 +279,21 @@ def _as_tuples(context: Any) -> Any:
     return tuple(map(_as_tuples, context)) if isinstance(context, list) else context
 
 
-for _class, _flatten, _unflatten in (
-    (SparseIndex, _flatten_index, _unflatten_index),
-    (SparseMap, _flatten_map, _unflatten_map),
-):
+def _register(node: type, flatten: Callable[..., Any], unflatten: Callable[..., Any]) -> None:
+    def flatten_with_keys(value: Any) -> tuple[list[Any], Any]:
+        children, context = flatten(value)
+        return [(_pytree.SequenceKey(i), child) for i, child in enumerate(children)], context
+
     _pytree.register_pytree_node(
-        _class,
-        _flatten,
-        _unflatten,
-        serialized_type_name=f"flexor.ops.{_class.__name__}",
+        node,
+        flatten,
+        unflatten,
+        serialized_type_name=f"flexor.ops.{node.__name__}",
         to_dumpable_context=lambda context: context,
         from_dumpable_context=_as_tuples,
+        flatten_with_keys_fn=flatten_with_keys,
     )
+
+
+_register(SparseIndex, _flatten_index, _unflatten_index)
+_register(SparseMap, _flatten_map, _unflatten_map)
