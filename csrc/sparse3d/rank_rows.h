@@ -71,10 +71,9 @@ class RankRows {
 // Ranks of a tile's pairs, all checked.
 inline void check_tile(const MapView& map, int64_t tile, int64_t rows) {
   uint32_t largest = 0;
-  const int64_t end = map.offsets[(tile + 1) * map.taps];
-  for (int64_t p = map.offsets[tile * map.taps]; p < end; ++p)
-    largest = larger(largest, static_cast<uint32_t>(map.in_rows[p]));
-  if (static_cast<int64_t>(largest) >= rows) bad_map();
+  const int64_t begin = map.offsets[tile * map.taps], end = map.offsets[(tile + 1) * map.taps];
+  for (int64_t p = begin; p < end; ++p) largest = larger(largest, static_cast<uint32_t>(map.in_rows[p]));
+  if (begin < end && static_cast<int64_t>(largest) >= rows) bad_map();
 }
 
 }  // namespace flexor::FLEXOR_ISA

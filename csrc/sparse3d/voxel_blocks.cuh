@@ -86,6 +86,7 @@ struct Blocks {
     }
     u64 code = 0;
     int to = 0;
+#pragma unroll 1
     for (int level = 0; level < 63; ++level)
       for (int a = kAxes - 1; a >= 0; --a)
         if (level < frame.bits[a]) code |= ((field[a] >> level) & 1) << to++;
