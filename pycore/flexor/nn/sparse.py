@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import SparseIndex, SparseMap, sparse_conv, sparse_pool
-from .sparse_tensor import SparseTensor
+from .sparse_tensor import SparseTensor, reduce_rows
 
 Size = int | Sequence[int]
 
@@ -30,11 +30,7 @@ def reset_parameters(weight: Tensor, bias: Tensor | None) -> None:
 
 def global_pool(input: SparseTensor, reduce: str) -> Tensor:
     """(B, C): "mean" or "amax" over each sample's rows, 0 for a sample without rows."""
-    features, samples = input.features, input.indices[:, :1].long()
-    exact = features.double() if features.dtype == torch.float64 else features.float()
-    pooled = exact.new_zeros(input.batch_size, features.shape[1])
-    pooled = pooled.scatter_reduce(0, samples.expand_as(features), exact, reduce, include_self=False)
-    return pooled.to(features.dtype)
+    return reduce_rows(input.features, input.indices[:, 0].long(), input.batch_size, reduce)
 
 
 class SparseModule(nn.Module):

@@ -107,9 +107,7 @@ class SparseTensor:
             raise ValueError(f"{cls.__name__}.coalesce: reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
         check_rows(f"{cls.__name__}.coalesce", features, indices)
         voxels, place = unique_rows(indices)
-        merged = features.new_zeros(len(voxels), features.shape[1])
-        merged = merged.scatter_reduce(0, place[:, None].expand_as(features), features, reduce, include_self=False)
-        return cls(merged, voxels, spatial_shape, batch_size)
+        return cls(reduce_rows(features, place, len(voxels), reduce), voxels, spatial_shape, batch_size)
 
     @classmethod
     def from_dense(cls: type[_T], dense: Tensor) -> _T:
@@ -226,6 +224,16 @@ def unique_rows(indices: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.arange(len(indices), device=indices.device)
     first = torch.full_like(keys, len(indices)).scatter_reduce(0, place, rows, "amin")
     return indices[first], place
+
+
+def reduce_rows(features: Tensor, place: Tensor, count: int, reduce: str) -> Tensor:
+    """(count, C): rows with the same place, (N,) int64, reduced to one, sums in float32 or better; 0 where none is."""
+    exact = features if features.dtype == torch.float64 else features.float()
+    start = {"amax": -torch.inf, "amin": torch.inf}.get(reduce, 0.0)  # a 0 would take part of a gradient at 0
+    reduced = exact.new_full((count, features.shape[1]), start)
+    reduced = reduced.scatter_reduce(0, place[:, None].expand_as(features), exact, reduce, include_self=False)
+    some = torch.zeros(count, dtype=torch.bool, device=place.device).index_fill(0, place, True)
+    return torch.where(some[:, None], reduced, 0.0).to(features.dtype)
 
 
 def voxels_of(dense: Tensor) -> tuple[Tensor, Tensor]:

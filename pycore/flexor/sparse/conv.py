@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..nn.sparse import reset_parameters
 from ..nn.sparse_tensor import at_least_two_rows
-from ..ops import SparseMap, sparse_conv
+from ..ops import SparseIndex, SparseMap, sparse_conv
 from .core import Activation, ConvAlgo, IndiceData, SparseConvTensor, expand_nd, sparse_conv_tensor
 from .functional import activate
 from .modules import VOXEL_COUNT, CountsVoxels
@@ -160,7 +160,7 @@ class SparseConvolution(CountsVoxels):
         if self.training and not self.subm:
             at_least_two_rows(map.out.indices)
         if self.indice_key is None:
-            return map, input.indice_dict
+            return map, input.indice_dict.copy()
         data = IndiceData(map, self.subm, self.algo, self.kernel_size, self.stride, self.dilation, self.padding)
         return map, {**input.indice_dict, self.indice_key: data}
 
@@ -174,8 +174,7 @@ class SparseConvolution(CountsVoxels):
         self._check_equal("kernel_size", self.kernel_size, known.ksize)
         self._check_equal("dilation", self.dilation, known.dilation)
         self._check_equal("spatial_shape of the input", input.spatial_shape, known.spatial_shape)
-        if input.index is not known.map.input:
-            self._check_equal("rows of the input", input.indices.shape[0], known.indices.shape[0])
+        self._check_voxels(input, known.map.input)
         return known
 
     def _partner(self, input: SparseConvTensor, known: IndiceData | None) -> IndiceData:
@@ -192,9 +191,19 @@ class SparseConvolution(CountsVoxels):
             )
         self._check_equal("kernel_size", self.kernel_size, known.ksize)
         self._check_equal("spatial_shape of the input", input.spatial_shape, known.out_spatial_shape)
-        if input.index is not known.map.out:
-            self._check_equal("rows of the input", input.indices.shape[0], known.out_indices.shape[0])
+        self._check_voxels(input, known.map.out)
         return known
+
+    def _check_voxels(self, input: SparseConvTensor, index: SparseIndex) -> None:
+        """The map is for these voxels, row for row; spconv compares how many there are alone."""
+        if input.index is index:
+            return
+        self._check_equal("rows of the input", input.indices.shape[0], len(index))
+        if not torch.compiler.is_compiling() and not torch.equal(input.indices, index.indices.to(input.indices.dtype)):
+            raise ValueError(
+                f"{self._title()}: indices of the input must be those of the layer with indice_key "
+                f"{self.indice_key!r}, row for row; got others. Give this layer another indice_key, or none"
+            )
 
     def _check_equal(self, what: str, got: Any, expected: Any) -> None:
         if got != expected:

@@ -288,7 +288,8 @@ def sparse_conv_tensor(value: Any) -> SparseConvTensor:
     if not hasattr(value, "indice_dict"):
         raise TypeError(f"expected a SparseConvTensor, got {type(value).__name__}")
     bounds = value.spatial_shape, value.batch_size
-    return SparseConvTensor(value.features, value.indices, *bounds, indice_dict=value.indice_dict)
+    maps = {key: data for key, data in value.indice_dict.items() if isinstance(data, IndiceData)}
+    return SparseConvTensor(value.features, value.indices, *bounds, indice_dict=maps)
 
 
 def expand_nd(ndim: int, val: Any) -> list[int]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import TypeVar
 
 import torch
@@ -24,7 +25,7 @@ def fuse(model: _Model) -> _Model:
 
     Looked for in `SparseSequential`s of `flexor.sparse` and `flexor.nn` and in `torch.nn.Sequential`s: a convolution,
     then a BatchNorm1d (any subclass), then a ReLU or LeakyReLU, of which either may lack. What is folded becomes an
-    identity, so that every module keeps its name.
+    identity, so that every module keeps its name. A convolution that is in several places of the model stays.
 
     Args:
         model: in evaluation mode; it does not change.
@@ -38,17 +39,18 @@ def fuse(model: _Model) -> _Model:
     if model.training:
         raise ValueError("fuse: model must be in evaluation mode; call model.eval() first")
     model = copy.deepcopy(model)
+    uses = Counter(map(id, (module for _, module in model.named_modules(remove_duplicate=False))))
     for module in model.modules():
         if isinstance(module, SparseSequential | nn.Sequential):
-            _fuse_chain(module)
+            _fuse_chain(module, uses)
     return model
 
 
-def _fuse_chain(chain: SparseSequential | nn.Sequential) -> None:
+def _fuse_chain(chain: SparseSequential | nn.Sequential, uses: Counter[int]) -> None:
     conv: Conv | None = None
     for name, module in list(chain._modules.items()):
         if isinstance(module, SparseConvolution | sparse.ConvModule):
-            conv = module if not _activated(module) else None
+            conv = None if _activated(module) or uses[id(module)] > 1 else module
         elif conv is not None and _foldable(module):
             _fold(conv, module)  # type: ignore[arg-type]
             chain._modules[name] = SparseIdentity()
@@ -61,7 +63,7 @@ def _fuse_chain(chain: SparseSequential | nn.Sequential) -> None:
 
 
 def _foldable(module: nn.Module | None) -> bool:
-    return isinstance(module, nn.BatchNorm1d) and module.running_mean is not None
+    return isinstance(module, nn.BatchNorm1d) and not module.training and module.running_mean is not None
 
 
 @torch.no_grad()

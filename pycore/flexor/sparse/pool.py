@@ -51,9 +51,10 @@ class _Pool(CountsVoxels):
             at_least_two_rows(map.out.indices)
         mapped = input.clock()
         output = input.replace(sparse_pool(input.features, map, self._mode), map.out)
+        output.indice_dict = input.indice_dict.copy()
         if self.indice_key is not None:
             data = IndiceData(map, self.subm, self.algo, self.kernel_size, self.stride, self.dilation, self.padding)
-            output.indice_dict = {**input.indice_dict, self.indice_key: data}
+            output.indice_dict[self.indice_key] = data
         self.note_voxels(output.features.shape[0])
         names = ("kernel_size", "stride", "padding", "dilation")
         params = {name: getattr(self, name) for name in names} | {"channels": input.features.shape[1]}
