@@ -197,7 +197,8 @@ class SparseConvTensor(SparseTensor):
         except ValueError as error:
             raise ValueError(
                 f"{layer}: {error}. SparseConvTensor.coalesce(features, indices, spatial_shape, batch_size, "
-                "reduce='mean') merges rows of one voxel; x.select_by_index(mask) drops rows"
+                "reduce='mean') merges rows of one voxel; x.select_by_index(mask) drops rows; spatial_shape is in the "
+                "order of indices' columns"
             ) from error
         return index
 

@@ -65,7 +65,8 @@ class PointToVoxel:
 
     def _cells(self) -> list[int]:
         ends = zip(self.coors_range[: self.ndim], self.coors_range[self.ndim :], self.vsize, strict=True)
-        cells = [_round((high - low) / size) if size > 0 else 0 for low, high, size in ends]
+        exact = [(high - low) / size if size > 0 else 0.0 for low, high, size in ends]
+        cells = [math.floor(cell + 0.5) if math.isfinite(cell) else 0 for cell in exact]
         if min(cells) < 1 or math.prod(cells) >= 2**63:
             raise ValueError(
                 f"PointToVoxel: the grid must have at least one cell an axis and less than 2**63 in all, got {cells} "
@@ -192,11 +193,6 @@ def _fill_with_mean(voxels: Tensor, number_of_points: Tensor) -> None:
 def _float32(values: Sequence[float]) -> list[float]:
     """As spconv holds them, which decides where a cell ends."""
     return torch.tensor([float(v) for v in values], dtype=torch.float32).tolist()
-
-
-def _round(value: float) -> int:
-    """Halves away from 0, as in C."""
-    return math.floor(value + 0.5)
 
 
 def _tensor(points: Any) -> Tensor:
