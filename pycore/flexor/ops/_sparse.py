@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.compiler import is_dynamo_compiling
 
 from .. import _C, _backend, reference
 from ..reference.sparse_index import AXES, SHIFTS, TILE
@@ -45,8 +48,14 @@ def sparse_map(out_parts: Sequence[Tensor], in_parts: Sequence[Tensor], *args: A
 
 
 def _call(name: str, *args: Any) -> list[Tensor]:
-    tensors = args[0] if isinstance(args[0], Tensor) else args[0][5]
-    return _run(name, *args) if is_plain((tensors,)) else getattr(torch.ops.flexor, name)(*args)
+    first = args[0] if isinstance(args[0], Tensor) else args[0][5]
+    if is_plain((first,)):
+        return _run(name, *args)
+    op = getattr(torch.ops.flexor, name)
+    if is_dynamo_compiling() or peek_interpreter_stack() is None or is_functorch_wrapped_tensor(first):
+        return op(*args)
+    with temporarily_clear_interpreter_stack():  # what is kept must not belong to a level of functorch
+        return op(*args)
 
 
 def _run(name: str, *args: Any) -> list[Tensor]:
