@@ -115,7 +115,10 @@ def test_maxpool_starts_from_zero_and_avgpool_counts_what_is_there(training):
     x = make(3, 3)
     ones = x.replace(torch.ones_like(x.features))
     window = 3, 2, 1
-    maximum, mean = spconv.SparseMaxPool3d(*window).train(training)(x), spconv.SparseAvgPool3d(*window).train(training)(x)
+    maximum, mean = (
+        spconv.SparseMaxPool3d(*window).train(training)(x),
+        spconv.SparseAvgPool3d(*window).train(training)(x),
+    )
     assert maximum.features.min() == 0
     assert_close(maximum.features, at(F.max_pool3d(x.dense(), *window).clamp(min=0), maximum.indices), 1e-12)
     total, count = (F.avg_pool3d(t.dense(), *window) for t in (x, ones))
@@ -178,7 +181,9 @@ def test_activation_after_residual(kernel, act):
 
 
 def test_attributes_and_state_dict():
-    layer = spconv.SparseConv3d(3, 4, (3, 1, 2), 2, padding=[1, 0, 1], indice_key="a", record_voxel_count=True, name="n")
+    layer = spconv.SparseConv3d(
+        3, 4, (3, 1, 2), 2, padding=[1, 0, 1], indice_key="a", record_voxel_count=True, name="n"
+    )
     lists = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.output_padding
     assert lists == ([3, 1, 2], [2, 2, 2], [1, 0, 1], [1, 1, 1], [0, 0, 0])
     facts = layer.ndim, layer.groups, layer.subm, layer.transposed, layer.inverse, layer.indice_key, layer.name
@@ -195,8 +200,9 @@ def test_attributes_and_state_dict():
 
 
 def test_voxel_count():
-    conv, pool = spconv.SparseConv3d(3, 4, 3, 2, 1, record_voxel_count=True), spconv.SparseMaxPool3d(
-        2, record_voxel_count=True
+    conv, pool = (
+        spconv.SparseConv3d(3, 4, 3, 2, 1, record_voxel_count=True),
+        spconv.SparseMaxPool3d(2, record_voxel_count=True),
     )
     for layer in (conv, pool):
         counts = [layer(make(dtype=torch.float32, keep=keep)).features.shape[0] for keep in (0.4, 0.1)]
@@ -334,7 +340,9 @@ def test_norms_and_small_modules(capsys):
     assert list(norm.state_dict()) == list(plain.state_dict()) == list(spconv.SparseSyncBatchNorm(3).state_dict())
     assert spconv.SparseSyncBatchNorm(3).eval()(x).features.shape == x.features.shape
     assert torch.equal(spconv.SparseReLU()(x).features, x.features.relu())
-    assert spconv.SparseIdentity()(x) is x and spconv.Identity()(x) is x and spconv.Identity().input_spatial_size(5) == 5
+    assert (
+        spconv.SparseIdentity()(x) is x and spconv.Identity()(x) is x and spconv.Identity().input_spatial_size(5) == 5
+    )
     assert spconv.RemoveGrid()(x) is x and x.grid is None
     spconv.modules.PrintTensorMeta()(x)
     assert "tensor" in capsys.readouterr().out

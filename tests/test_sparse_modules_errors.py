@@ -72,13 +72,25 @@ ERRORS = {
         ValueError,
         r"(?s)SubMConv3d: .*rows 0 and 1 .*SparseConvTensor.coalesce\(features, indices, spatial_shape, batch_size",
     ),
-    "outside": (lambda: down()(bad_row(1, 7, 0, 0)), ValueError, r"(?s)SparseConv3d: .*\(1, 7, 0, 0\).*select_by_index\(mask\)"),
-    "negative": (lambda: spconv.SparseMaxPool3d(2)(bad_row(0, 0, -1, 0)), ValueError, r"SparseMaxPool3d: .*\(0, 0, -1, 0\)"),
+    "outside": (
+        lambda: down()(bad_row(1, 7, 0, 0)),
+        ValueError,
+        r"(?s)SparseConv3d: .*\(1, 7, 0, 0\).*select_by_index\(mask\)",
+    ),
+    "negative": (
+        lambda: spconv.SparseMaxPool3d(2)(bad_row(0, 0, -1, 0)),
+        ValueError,
+        r"SparseMaxPool3d: .*\(0, 0, -1, 0\)",
+    ),
     "sample": (lambda: subm()(bad_row(2, 0, 0, 0)), ValueError, r"SubMConv3d: .*\(2, 0, 0, 0\)"),
     # convolutions
     "no-tensor": (lambda: subm()(torch.zeros(3, 3)), TypeError, "expected a SparseConvTensor, got Tensor"),
     "channels": (lambda: subm(5)(make()), ValueError, "input must have in_channels = 5 channels, got 3"),
-    "groups": (lambda: subm(4, 6, groups=4), ValueError, "groups must divide in_channels = 4 and out_channels = 6, got 4"),
+    "groups": (
+        lambda: subm(4, 6, groups=4),
+        ValueError,
+        "groups must divide in_channels = 4 and out_channels = 6, got 4",
+    ),
     "axes": (lambda: subm(kernel=[3, 3]), ValueError, r"expected one number or 3 of them, got \[3, 3\]"),
     "one-tap-padding": (lambda: spconv.SparseConv3d(3, 3, 1, 1, 1), ValueError, "padding must be 0 where kernel"),
     "vanished": (lambda: spconv.SparseConv3d(3, 4, 9)(make()), ValueError, "kernel"),
@@ -131,11 +143,27 @@ ERRORS = {
         "row for row; got others",
     ),
     # containers, tables
-    "sequential-name": (lambda: spconv.SparseSequential(nn.ReLU(), **{"0": nn.ReLU()}), ValueError, "a module '0' already"),
-    "sequential-add": (lambda: spconv.SparseSequential(nn.ReLU()).add(nn.ReLU(), "0"), KeyError, "a module '0' already"),
+    "sequential-name": (
+        lambda: spconv.SparseSequential(nn.ReLU(), **{"0": nn.ReLU()}),
+        ValueError,
+        "a module '0' already",
+    ),
+    "sequential-add": (
+        lambda: spconv.SparseSequential(nn.ReLU()).add(nn.ReLU(), "0"),
+        KeyError,
+        "a module '0' already",
+    ),
     "sequential-index": (lambda: spconv.SparseSequential(nn.ReLU())[1], IndexError, r"must be in \[-1, 1\), got 1"),
-    "join": (lambda: spconv.JoinTable()([make(), make(rows=5)]), ValueError, r"JoinTable: features.shape\[0\] of tensor 1"),
-    "add-table": (lambda: spconv.AddTable()([make(), make(4)]), ValueError, r"features.shape\[1\] of tensor 1 .* = 3, got 4"),
+    "join": (
+        lambda: spconv.JoinTable()([make(), make(rows=5)]),
+        ValueError,
+        r"JoinTable: features.shape\[0\] of tensor 1",
+    ),
+    "add-table": (
+        lambda: spconv.AddTable()([make(), make(4)]),
+        ValueError,
+        r"features.shape\[1\] of tensor 1 .* = 3, got 4",
+    ),
     "add-misaligned": (
         lambda: spconv.AddTableMisaligned()([make(), make(spatial_shape=[8, 8, 8])]),
         ValueError,
@@ -150,13 +178,25 @@ ERRORS = {
         r"indice_pair_num must be a tensor \(K,\)",
     ),
     # weights
-    "layout": (lambda: spconv.load_weights(subm(), {}, "caffe"), ValueError, "layout must be one of spconv1, spconv2, scn"),
+    "layout": (
+        lambda: spconv.load_weights(subm(), {}, "caffe"),
+        ValueError,
+        "layout must be one of spconv1, spconv2, scn",
+    ),
     "weight-size": (lambda: loaded(subm(), torch.zeros(3, 3, 3, 3, 4)), ValueError, r"must have the 243 numbers of"),
     "missing": (lambda: spconv.load_weights(subm(), {}, "scn"), RuntimeError, "Missing key"),
     # hash table, voxels
-    "hash-key": (lambda: HashTable(HASH[0], torch.float32, torch.int32), TypeError, "key_dtype must be one of torch.int32"),
+    "hash-key": (
+        lambda: HashTable(HASH[0], torch.float32, torch.int32),
+        TypeError,
+        "key_dtype must be one of torch.int32",
+    ),
     "hash-value": (lambda: HashTable(HASH[0], torch.int32, torch.int8), TypeError, "value_dtype must be one of"),
-    "hash-insert": (lambda: HashTable(*HASH).insert(torch.zeros(2)), TypeError, "keys must be torch.int32, got torch.float32"),
+    "hash-insert": (
+        lambda: HashTable(*HASH).insert(torch.zeros(2)),
+        TypeError,
+        "keys must be torch.int32, got torch.float32",
+    ),
     "hash-shape": (
         lambda: HashTable(*HASH).insert(torch.zeros(2, dtype=torch.int32), torch.zeros(3)),
         ValueError,
@@ -165,7 +205,11 @@ ERRORS = {
     "voxel-range": (lambda: PointToVoxel([1, 1], [0, 0, 1], 2, 5, 5), ValueError, r"2 \* len\(vsize_xyz\) = 4 numbers"),
     "voxel-size": (lambda: PointToVoxel([1, 0], [0, 0, 1, 1], 2, 5, 5), ValueError, "at least one cell an axis"),
     "voxel-nan": (lambda: PointToVoxel([1.0], [0, float("nan")], 2, 5, 5), ValueError, "at least one cell an axis"),
-    "voxel-limits": (lambda: PointToVoxel([1], [0, 1], 2, 0, 5), ValueError, "must be at least 1 and num_point_features"),
+    "voxel-limits": (
+        lambda: PointToVoxel([1], [0, 1], 2, 0, 5),
+        ValueError,
+        "must be at least 1 and num_point_features",
+    ),
     "voxel-points": (
         lambda: PointToVoxel([1], [0, 1], 2, 5, 5)(torch.zeros(4, 3)),
         ValueError,
@@ -178,7 +222,11 @@ ERRORS = {
     ),
     # flexor.nn
     "nn-groups": (lambda: fnn.SubmanifoldConv3d(4, 6, 3, groups=4), ValueError, "groups must divide in_channels = 4"),
-    "nn-axes": (lambda: fnn.SparseConv2d(4, 6, (3, 3, 3)), ValueError, r"SparseConv2d: expected one number or 2 of them"),
+    "nn-axes": (
+        lambda: fnn.SparseConv2d(4, 6, (3, 3, 3)),
+        ValueError,
+        r"SparseConv2d: expected one number or 2 of them",
+    ),
     "nn-target": (
         lambda: fnn.SparseConvTranspose3d(3, 3, 3, 2, 1)(make(), make()),
         ValueError,
