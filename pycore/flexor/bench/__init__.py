@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from . import machine
 from .contest import Contest, Record, run
 
-FAMILIES = ("deform", "warp", "dynamic", "match", "grid")
+FAMILIES = ("deform", "warp", "dynamic", "match", "grid", "sparse")
 
 
 def family_module(family: str) -> ModuleType:
@@ -27,16 +27,20 @@ def family_module(family: str) -> ModuleType:
 
 
 def measure(
-    family: str, everything: bool = False, progress: Callable[[str, int, int], None] = lambda name, done, total: None
+    family: str,
+    everything: bool = False,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    scans: Sequence[str] = (),
 ) -> dict:
     """Runs a family: its main shapes, or everything it has.
 
     Args:
         progress: called with what runs now, how many steps are done, and how many there are.
+        scans: of the sparse family, see `flexor.bench.sparse.contests`.
     Returns: a JSON-able dict {"family", "machine", "contests": [...], and the family's extras}.
     """
     module = family_module(family)
-    contests: list[Contest] = module.contests(everything)
+    contests: list[Contest] = module.contests(everything, *([scans] if scans else []))
     extras: dict[str, Callable[[], object]] = module.extras()
     total = len(contests) + len(extras)
     found: dict = {"family": family, "machine": machine.describe(), "contests": []}

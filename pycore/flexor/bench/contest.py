@@ -18,9 +18,11 @@ Call = Callable[[], tuple[Tensor, ...]]
 Record = dict  # one measured contest, as it stands in the JSON
 
 OURS = "flexor"
+ONE_THREAD = ", 1 thread"  # behind the name of a contestant: in a contest of more
 FORWARD = "forward"
 TRAINING = "forward+backward"
 BACKWARD = "backward"
+BUILD = "from coordinates"  # of a map
 
 SECONDS_A_CONTESTANT = 0.6
 SHORTEST_SAMPLE = 3e-3  # seconds: shorter calls are repeated within one sample
@@ -73,6 +75,11 @@ class Contest(ABC):
     def peer_tolerance(self) -> float:
         """The same for a peer: whether it did the same work, however coarsely it rounds."""
         return self.tolerance
+
+    @property
+    def items(self) -> int:
+        """What a call's time is also given for each of; 0 for nothing."""
+        return 0
 
     @abstractmethod
     def enter(self) -> Iterator[tuple[str, Call | Unavailable]]:
@@ -133,19 +140,32 @@ def directed(forward: Callable[[], Tensor], wanted: Sequence[Tensor], grad_outpu
     return lambda: torch.autograd.grad(output, wanted, grad_output, retain_graph=True)
 
 
+def on_one_thread(call: Call, threads: int) -> Call:
+    """A call on one thread, in the midst of others on so many."""
+
+    def one() -> tuple[Tensor, ...]:
+        torch.set_num_threads(1)
+        try:
+            return call()
+        finally:
+            torch.set_num_threads(threads)
+
+    return one
+
+
 def run(contest: Contest, seconds: float = SECONDS_A_CONTESTANT) -> Record:
     """Times a contest, then checks what every contestant computed last."""
     calls: dict[str, Call] = {}
     skipped: dict[str, str] = {}
-    for name, call in contest.enter():
-        if isinstance(call, Unavailable):
-            skipped[name] = str(call)
-        else:
-            calls[name] = call
     clock = time.process_time if contest.threads == 1 else time.perf_counter
     threads = torch.get_num_threads()
     torch.set_num_threads(contest.threads)
     try:
+        for name, call in contest.enter():
+            if isinstance(call, Unavailable):
+                skipped[name] = str(call)
+            else:
+                calls[name] = call
         samples, results = interleave(calls, clock, seconds)
     finally:
         torch.set_num_threads(threads)
@@ -160,6 +180,7 @@ def run(contest: Contest, seconds: float = SECONDS_A_CONTESTANT) -> Record:
         "clock": "cpu" if contest.threads == 1 else "wall",
         "flops": contest.flops,
         "bytes": contest.bytes,
+        **({"items": contest.items} if contest.items else {}),
         "ms": {name: [float(f"{1e3 * t:.4g}") for t in times] for name, times in samples.items()},
         "error": {name: float(f"{e:.1e}") for name, e in contest.check(results).items()},
         "skipped": skipped,

@@ -13,14 +13,25 @@ from torch import Tensor
 
 from flexor.ops import deform_conv2d
 
-from .contest import FORWARD, OURS, TRAINING, Call, Contest, Unavailable, directed, latency_ns
+from .contest import (
+    FORWARD,
+    ONE_THREAD,
+    OURS,
+    TRAINING,
+    Call,
+    Contest,
+    Unavailable,
+    directed,
+    latency_ns,
+    on_one_thread,
+)
 from .deform_peers import grid_sample_deform_conv2d, onnxruntime_deform_conv2d, torchvision_deform_conv2d
+from .goals import Gain
 from .memory import peak_extra_of
 
 KERNEL = 3
 TAPS = KERNEL * KERNEL
 CONV = "F.conv2d"
-ONE_THREAD = ", 1 thread"
 
 LONGEST_CALL = 3.0  # seconds: a peer that would need more is skipped by name
 # Nanoseconds that a peer takes for one bilinear sample, rounded up; only to predict what LONGEST_CALL skips.
@@ -80,7 +91,7 @@ GOALS = {
     R50_512.name: Goal(2.2, 6, 0.75),
 }
 GOAL_MEMORY = 8 << 20  # bytes beyond the tensors, forward and backward
-GOAL_SCALING = 0.9  # of what F.conv2d gains from the threads
+GAINS = (Gain("all threads", ONE_THREAD, CONV, share=0.9),)
 
 
 @dataclass(frozen=True)
@@ -188,7 +199,7 @@ class DeformContest(Contest):
 
     def _call(self, name: str, inputs: Inputs) -> Call:
         if name.endswith(ONE_THREAD):
-            return _on_one_thread(self._call(name.removesuffix(ONE_THREAD), inputs), self.threads)
+            return on_one_thread(self._call(name.removesuffix(ONE_THREAD), inputs), self.threads)
         if name not in (OURS, CONV):
             self._refuse(name)
         if name == "onnxruntime":
@@ -232,17 +243,6 @@ def _operator(contestant: str, d: int) -> Callable[..., Tensor]:
     return lambda input, offset, weight, bias, mask: op(
         input, offset, weight, bias, padding=(d, d), dilation=(d, d), mask=mask
     )
-
-
-def _on_one_thread(call: Call, threads: int) -> Call:
-    def on_one_thread() -> tuple[Tensor, ...]:
-        torch.set_num_threads(1)
-        try:
-            return call()
-        finally:
-            torch.set_num_threads(threads)
-
-    return on_one_thread
 
 
 def contests(everything: bool = False) -> list[DeformContest]:

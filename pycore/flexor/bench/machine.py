@@ -29,7 +29,7 @@ def describe() -> dict[str, object]:
         "fma_method": method,
         "load": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
-        "versions": _versions("flexor", "torch", "torchvision", "onnxruntime"),
+        "versions": _versions("flexor", "torch", "torchvision", "onnxruntime", "spconv"),
         "commit": _commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }

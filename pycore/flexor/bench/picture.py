@@ -6,11 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
-from .contest import BACKWARD, FORWARD, OURS, TRAINING, Record, speedups
+from .contest import BACKWARD, BUILD, FORWARD, OURS, TRAINING, Record, speedups
 
 COLORS = {
     "torchvision": "#3b6fb6", "onnxruntime": "#e08a2e", "grid_sample": "#5a9e6f",
     "published": "#3b6fb6", "matmul": "#e08a2e", "grouped conv2d": "#3b6fb6", "conv2d a sample": "#e08a2e",
+    "spconv": "#3b6fb6", "SparseConvNet": "#e08a2e", "gather-mm-add": "#5a9e6f", "Open3D": "#b65a8a",
     "F.conv2d": "#9a9a9a",
 }  # fmt: skip
 LABELS = {
@@ -19,6 +20,7 @@ LABELS = {
     "matmul": "kernels mixed by one matrix product",
     "grouped conv2d": "F.conv2d with groups",
     "conv2d a sample": "F.conv2d sample by sample",
+    "gather-mm-add": "PyTorch: gather, matrix product, add",
 }
 BATCHES = {"dynamic": (8,), "match": (1, 8), "grid": (1, 200, 1024)}  # of other families 1
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
@@ -38,12 +40,13 @@ def draw(results: dict, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     batches = BATCHES.get(results["family"], (1,))
-    backward = BACKWARD if any(r["direction"] == BACKWARD for r in results["contests"]) else TRAINING
-    panels = [_bars(results["contests"], direction, batches) for direction in (FORWARD, backward)]
+    others = {r["direction"] for r in results["contests"]}
+    second = next((direction for direction in (BACKWARD, BUILD) if direction in others), TRAINING)
+    panels = [_bars(results["contests"], direction, batches) for direction in (FORWARD, second)]
     with matplotlib.rc_context({"svg.hashsalt": "flexor", "font.size": 8}):
         height = 1.8 + 0.14 * max(map(len, panels)) + 0.1 * max(len({bar[0] for bar in bars}) for bars in panels)
         figure, axes = plt.subplots(1, 2, figsize=(11, height), sharex=True)
-        for axis, title, bars in zip(axes, (FORWARD, backward), panels, strict=True):
+        for axis, title, bars in zip(axes, (FORWARD, second), panels, strict=True):
             _draw_panel(axis, title, bars)
         _set_scale(axes[0], [ratio for bars in panels for _, _, ratio in bars])
         figure.suptitle(

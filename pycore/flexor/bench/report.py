@@ -8,9 +8,9 @@ from statistics import median
 
 from . import family_module
 from .contest import FORWARD, OURS, TRAINING, Record, speedups, summary
-from .deform import CONV, GOAL_MEMORY, GOAL_SCALING, GOALS, ONE_THREAD
+from .deform import CONV, GOAL_MEMORY, GOALS
 from .deform import Goal as DeformGoal
-from .goals import Goal
+from .goals import Gain, Goal
 
 
 def markdown(results: dict, everything: bool = True) -> str:
@@ -19,7 +19,7 @@ def markdown(results: dict, everything: bool = True) -> str:
     if results["family"] == "deform":
         parts += [deform_goals(results), side_goals(results)]
     else:
-        parts += [goal_table(results), memory_table(results.get("memory_bytes"))]
+        parts += [goal_table(results), *gain_tables(results), memory_table(results)]
     if everything:
         tables = [f"#### {title}\n\n{table}" for title, table in time_tables(results)]
         parts += ["<details><summary>Every time measured</summary>", *tables, skipped_list(results["contests"])]
@@ -50,7 +50,7 @@ def goal_table(results: dict) -> str:
         if not values:
             continue
         middle, worst = goal.show(median(values)), goal.show(goal.worst(values))
-        limit = f"{'at most' if goal.at_most else 'at least'} {goal.show(goal.limit)}"
+        limit = f"{'at most' if goal.at_most or goal.per_item else 'at least'} {goal.show(goal.limit)}"
         others = (
             f"{name}: {goal.show(median(theirs))}"
             for name in record["ms"]
@@ -66,13 +66,28 @@ def goal_table(results: dict) -> str:
     return _table(head, rows) if rows else ""
 
 
-def memory_table(memory: dict[str, dict[str, int | None]] | None) -> str:
+def gain_tables(results: dict) -> list[str]:
+    """What all threads, or another type, gain: flexor beside its yardstick."""
+    gains: Sequence[Gain] = getattr(family_module(results["family"]), "GAINS", ())
+    tables = []
+    for gain in gains:
+        found = [(record, pair) for record in results["contests"] if (pair := gain.find(record))]
+        rows = [[_kind(record), record["direction"], *_gain_cells(gain, *pair)] for record, pair in found]
+        if rows:
+            head = [f"gain from {gain.under}", "direction", OURS, gain.yardstick, f"ours / {gain.yardstick}'s", "goal"]
+            tables.append(_table(head, rows))
+    return tables
+
+
+def memory_table(results: dict) -> str:
     """Peak memory by case and contestant."""
+    memory: dict[str, dict[str, int | None]] | None = results.get("memory_bytes")
     if not memory:
         return ""
     names = list(next(iter(memory.values())))
     rows = [[case, *(_mib(sizes[name]) for name in names)] for case, sizes in memory.items()]
-    return _table(["forward + backward, peak memory beyond the tensors", *names], rows)
+    work = getattr(family_module(results["family"]), "MEMORY", "forward + backward")
+    return _table([f"{work}, peak memory beyond the tensors", *names], rows)
 
 
 def deform_goals(results: dict) -> str:
@@ -116,10 +131,7 @@ def side_goals(results: dict) -> str:
             f"A call on a 1x8x5x5 input without gradients takes {ours:.1f} us, `F.conv2d`'s {dense:.1f} us "
             f"(goal: at most that; {_verdict(ours <= dense)})."
         )
-    rows = [list(_scaling_row(record)) for record in results["contests"] if OURS + ONE_THREAD in record["ms"]]
-    if rows:
-        head = ["gain from all threads", "direction", OURS, CONV, f"ours / {CONV}'s (goal {GOAL_SCALING:.0%})"]
-        lines.append(_table(head, rows))
+    lines += gain_tables(results)
     return "\n\n".join(lines)
 
 
@@ -133,7 +145,16 @@ def time_tables(results: dict) -> Iterator[tuple[str, str]]:
     ceiling = results["machine"]["fma_gflops"]
     for title, records in groups.items():
         names = list(dict.fromkeys(name for r in records for name in r["ms"]))
-        head = ["shape", *(f"{name}, ms" for name in names), "GFLOP/s", "of FMA ceiling", "GB/s", "largest error"]
+        each = ["ns a voxel"] if "items" in records[0] else []
+        head = [
+            "shape",
+            *(f"{name}, ms" for name in names),
+            *each,
+            "GFLOP/s",
+            "of FMA ceiling",
+            "GB/s",
+            "largest error",
+        ]
         yield f"{title} (median)", _table(head, [_time_row(r, names, ceiling) for r in records])
 
 
@@ -195,13 +216,20 @@ def _dense_cell(results: dict, case: str, goal: DeformGoal) -> str:
     return ", ".join(cells)
 
 
-def _scaling_row(record: Record) -> Iterator[str]:
-    ours, dense = (median(speedups(record, name + ONE_THREAD, name)) for name in (OURS, CONV))
-    yield f"{record['case']}, batch {record['batch']}, {record['threads']} threads"
-    yield record["direction"]
+def _gain_cells(gain: Gain, ours: float, yardstick: float) -> Iterator[str]:
     yield f"{ours:.2f}x"
-    yield f"{dense:.2f}x"
-    yield f"{ours / dense:.0%} ({_verdict(ours / dense >= GOAL_SCALING)})"
+    yield f"{yardstick:.2f}x"
+    yield f"{ours / yardstick:.0%}"
+    yield f"at least {gain.limit(yardstick):.2f}x: {_verdict(gain.met(ours, yardstick))}"
+
+
+def _kind(record: Record) -> str:
+    """The case, and what it is not one of."""
+    parts = [record["case"]]
+    for field, word in (("batch", "batch {}"), ("threads", "{} threads")):
+        if record[field] > 1:
+            parts.append(word.format(record[field]))
+    return ", ".join(parts)
 
 
 def _time_row(record: Record, names: Sequence[str], ceiling: float) -> list[str]:
@@ -209,9 +237,11 @@ def _time_row(record: Record, names: Sequence[str], ceiling: float) -> list[str]
     cells = [f"{median(times[name]):.3g}" if name in times else "-" for name in names]
     seconds = median(times[OURS]) / 1e3
     gflops = record["flops"] / seconds / 1e9
-    of_ceiling = f"{gflops / ceiling:.0%}" if record["threads"] == 1 and record["dtype"] == "float32" else "-"
+    counts = record["flops"] and record["threads"] == 1 and record["dtype"] == "float32"
+    each = [f"{1e9 * seconds / record['items']:.3g}"] if "items" in record else []
     return [
-        record["case"], *cells, f"{gflops:.3g}", of_ceiling,
+        record["case"], *cells, *each, f"{gflops:.3g}" if record["flops"] else "-",
+        f"{gflops / ceiling:.0%}" if counts else "-",
         f"{record['bytes'] / seconds / 1e9:.3g}", f"{record['error'][OURS]:.0e}",
     ]  # fmt: skip
 

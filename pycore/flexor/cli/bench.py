@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The work behind `flexor bench`: run a family's contests with a progress bar, print them, write JSON and picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,11 +27,21 @@ HEADINGS = {
     "published": "pub-\nlished",
     "grouped conv2d": "grouped\nconv2d",
     "conv2d a sample": "conv2d\na sample",
+    "torch.mm, 1 thread": "torch.mm\n1 thread",
+    "torch.mm, float32": "torch.mm\nfloat32",
+    "flexor, float32": "flexor\nfloat32",
+    "gather-mm-add": "gather-\nmm-add",
+    "SparseConvNet": "Sparse-\nConvNet",
 }
 
 
 def run(
-    family: str, json: Path | None, picture_file: Path | None, everything: bool, console: Console
+    family: str,
+    json: Path | None,
+    picture_file: Path | None,
+    everything: bool,
+    console: Console,
+    scans: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measures `family`, prints its tables, and writes the files that were asked for.
 
@@ -41,7 +52,7 @@ def run(
         raise ValueError(f"--picture must end in one of {', '.join(picture.FORMATS)}, got {picture_file.name}")
     for file in filter(None, (json, picture_file)):
         file.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work
-    results = _measure(family, everything, console)
+    results = _measure(family, everything, console, scans)
     console.print(report.machine_line(results["machine"]), style="dim")
     for table in tables(results):
         console.print(table)
@@ -71,16 +82,16 @@ def _times(title: str, records: list[Record], machine: dict[str, Any]) -> Table:
     for record in records:
         ms = median(record["ms"][OURS])
         gflops = record["flops"] / ms / 1e6
-        comparable = record["threads"] == 1 and record["dtype"] == "float32"
+        comparable = record["flops"] and record["threads"] == 1 and record["dtype"] == "float32"
         share = f"{100 * gflops / machine['fma_gflops']:.0f}" if comparable else ""
         ratios = (speedups(record, peer) for peer in peers)
         cells = (f"{median(ratio):.3g}" if ratio else "-" for ratio in ratios)
-        table.add_row(_shape(record), f"{ms:.3g}", f"{gflops:.3g}", share, *cells)
+        table.add_row(_shape(record), f"{ms:.3g}", f"{gflops:.3g}" if gflops else "", share, *cells)
     return table
 
 
 def _memory(memory: dict[str, dict[str, int | None]]) -> Table:
-    table = _table("Peak memory of forward+backward beyond the tensors, MiB", "shape", *next(iter(memory.values())))
+    table = _table("Peak memory beyond the tensors, MiB", "shape", *next(iter(memory.values())))
     for case, sizes in memory.items():
         table.add_row(case, *("absent" if size is None else f"{size / 2**20:.1f}" for size in sizes.values()))
     return table
@@ -115,7 +126,7 @@ def _remarks(results: dict[str, Any]) -> list[str]:
     return remarks
 
 
-def _measure(family: str, everything: bool, console: Console) -> dict[str, Any]:
+def _measure(family: str, everything: bool, console: Console, scans: Sequence[str]) -> dict[str, Any]:
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=None)
@@ -123,4 +134,4 @@ def _measure(family: str, everything: bool, console: Console) -> dict[str, Any]:
         def progress(name: str, done: int, total: int) -> None:
             bar.update(task, description=name, completed=done, total=total)
 
-        return bench.measure(family, everything, progress)
+        return bench.measure(family, everything, progress, scans)
