@@ -258,6 +258,10 @@ def test_transforms(mode):
     same(lambda f: func.hessian(lambda q: f(features * q[0] + q[1]).pow(3).sum()), torch.tensor([0.7, -0.4]).double())
     transforms.assert_same_double_backward(ours, twin, [features])
     transforms.assert_deterministic(ours, [features.float()])
+    leaf = features.clone().requires_grad_()
+    many = torch.randn(3, *ours(leaf).shape, dtype=torch.float64)
+    found, expected = (torch.autograd.grad(f(leaf), leaf, many, is_grads_batched=True)[0] for f in (ours, twin))
+    assert_close(found, expected, 1e-10)
     assert type(ours(features.requires_grad_()).grad_fn).__name__ == "SparsePoolBackward"
 
 

@@ -255,8 +255,16 @@ class _Forward(_SingleLevelFunction):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         operator, tensors = ctx.operator, ctx.saved_tensors
         needs = ctx.needs_input_grad[2 : 2 + operator.n]
-        direct = not torch.is_grad_enabled() and is_plain((grad_output, *tensors))
-        direct = direct and not is_legacy_batchedtensor(grad_output)  # autograd's own vmap, for is_grads_batched
+        batched = is_legacy_batchedtensor(grad_output)  # by autograd's own vmap, for is_grads_batched
+        if batched and any("Tensor[]" in param for param in operator.params):  # which it cannot run in a loop
+            grads = operator.reference_backward(grad_output, *tensors, *ctx.params[:-1])
+            return (
+                None,
+                None,
+                *(g if need else None for g, need in zip(grads, needs, strict=True)),
+                *(None for _ in ctx.params),
+            )
+        direct = not batched and not torch.is_grad_enabled() and is_plain((grad_output, *tensors))
         run = operator.backward if direct else operator.backward_op
         grads = run(grad_output, *tensors, *ctx.params[:-1], needs, ctx.params[-1])
         return None, None, *grads, *(None for _ in ctx.params)

@@ -297,3 +297,4 @@ def _register(node: type, flatten: Callable[..., Any], unflatten: Callable[..., 
 
 _register(SparseIndex, _flatten_index, _unflatten_index)
 _register(SparseMap, _flatten_map, _unflatten_map)
+torch.serialization.add_safe_globals([SparseIndex, SparseMap, _Pairs])  # nothing but tensors and numbers

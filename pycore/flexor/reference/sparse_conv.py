@@ -60,11 +60,9 @@ def sparse_conv_backward(
     grad, input, kernel = grad_output.to(dtype), features.to(dtype), weight.to(dtype)
     grad_features, grad_taps = torch.zeros_like(input), [torch.zeros_like(kernel[:, 0])] * weight.shape[1]
     for tap, outputs, inputs in pairs_by_tap(map, weight.shape[1]):
-        rows = grad[outputs].unflatten(1, (groups, -1))
-        split = kernel[:, tap].unflatten(0, (groups, -1))
-        grad_features = grad_features.index_add(0, inputs, torch.einsum("pgo,goc->pgc", rows, split).flatten(1))
-        grad_tap = torch.einsum("pgo,pgc->goc", rows, input[inputs].unflatten(1, (groups, -1)))
-        grad_taps[tap] = grad_tap.flatten(0, 1)
+        rows, split = _grouped(grad[outputs], groups), _split(kernel[:, tap], groups)
+        grad_features = grad_features.index_add(0, inputs, _joined(rows @ split))
+        grad_taps[tap] = (rows.mT @ _grouped(input[inputs], groups)).reshape(grad_taps[tap].shape)
     return (
         grad_features.to(features.dtype),
         torch.stack(grad_taps, 1).to(weight.dtype),
@@ -98,6 +96,19 @@ def pairs(map: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _product(rows: Tensor, kernel: Tensor, groups: int) -> Tensor:
-    """(P, Cin) by (Cout, Cin/groups)"""
-    split = kernel.unflatten(0, (groups, -1))
-    return torch.einsum("pgc,goc->pgo", rows.unflatten(1, (groups, -1)), split).flatten(1)
+    """(P, Cin) by (Cout, Cin / groups)"""
+    return _joined(_grouped(rows, groups) @ _split(kernel, groups).mT)
+
+
+def _grouped(rows: Tensor, groups: int) -> Tensor:
+    """(P, C) as (groups, P, C / groups)"""
+    return rows.reshape(rows.shape[0], groups, -1).transpose(0, 1)
+
+
+def _joined(rows: Tensor) -> Tensor:
+    return rows.transpose(0, 1).reshape(rows.shape[1], -1)
+
+
+def _split(kernel: Tensor, groups: int) -> Tensor:
+    """(Cout, C) as (groups, Cout / groups, C)"""
+    return kernel.reshape(groups, -1, kernel.shape[1])
