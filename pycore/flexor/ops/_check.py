@@ -49,7 +49,7 @@ def same_dtype(op: str, name: str, value: Tensor, input: Tensor, or_float32: boo
     if value.dtype == input.dtype or (or_float32 and value.dtype == torch.float32 and input.dtype != torch.float64):
         return
     choice = " or float32" if or_float32 and input.dtype in (torch.float16, torch.bfloat16) else ""
-    raise TypeError(f"{op}: {name} must have {of}'s dtype {input.dtype}{choice}, got {value.dtype}")
+    raise TypeError(f"{op}: {name} must have {of} dtype {input.dtype}{choice}, got {value.dtype}")
 
 
 def same_device(op: str, **tensors: Tensor | None) -> None:

@@ -102,6 +102,8 @@ class _SparseConv(Operator):
 
     def cpu_forward(self, *args: Any) -> Tensor:
         *tensors, map, _, groups, slope = args
+        if slope is not None and not math.isfinite(slope):
+            self.check(*args)  # the kernel would take these
         output = self.empty_output(*args)
         _C.sparse_conv_forward(output, *tensors, map, groups, math.nan if slope is None else slope)
         return output
@@ -169,10 +171,10 @@ def _check_tensors(features: Any, weight: Any, bias: Any, residual: Any) -> None
     for name, value, layout in (("weight", weight, "Cout K Cin/groups"), ("bias", bias, "Cout")):
         if value is not None:
             _check.tensor(_NAME, name, value, layout)
-            _check.same_dtype(_NAME, name, value, features, of="features")
+            _check.same_dtype(_NAME, name, value, features, of="features'")
     if residual is not None:
         _check.tensor(_NAME, "residual", residual, "N_out Cout")
-        _check.same_dtype(_NAME, "residual", residual, features, of="features")
+        _check.same_dtype(_NAME, "residual", residual, features, of="features'")
 
 
 def _check_channels(features: Tensor, weight: Tensor, groups: int) -> None:
