@@ -44,7 +44,7 @@ def floating(op: str, name: str, value: Tensor) -> None:
         raise TypeError(f"{op}: {name} must be float64, float32, float16 or bfloat16, got {value.dtype}")
 
 
-def same_dtype(op: str, name: str, value: Tensor, input: Tensor, or_float32: bool = False, of: str = "input") -> None:
+def same_dtype(op: str, name: str, value: Tensor, input: Tensor, or_float32: bool = False, of: str = "input's") -> None:
     """Value has input's dtype; offsets and the like may also stay float32 beside half-precision input."""
     if value.dtype == input.dtype or (or_float32 and value.dtype == torch.float32 and input.dtype != torch.float64):
         return
