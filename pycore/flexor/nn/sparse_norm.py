@@ -46,7 +46,7 @@ class SparseBatchNorm(SparseModule, nn.BatchNorm1d):
     def _momentum(self, batches: Any) -> Any:
         """Counts these batches, one or none; what their statistics weigh."""
         self.num_batches_tracked.add_(batches)
-        return 1 / self.num_batches_tracked.clamp(min=1) if self.momentum is None else self.momentum
+        return 1 / self.num_batches_tracked.clamp(min=1).double() if self.momentum is None else self.momentum
 
     def _learnt(self, features: Tensor) -> Tensor:
         """The formula, for any number of rows."""
