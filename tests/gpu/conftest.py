@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernel tests need Triton's interpreter, which is chosen by TRITON_INTERPRET=1 before triton is imported.
 
-Without it only test_gates.py is collected, which runs the rest of the folder in processes of its own.
+Without it test_gates.py is collected, which runs the rest of the folder in processes of its own, and what needs no
+interpreter: the CUDA C++ tests.
 """
 
 import os
@@ -18,4 +19,4 @@ IN_INTERPRETER = [
     "test_kernels_xcorr2d.py",
     "test_route.py",
 ]
-collect_ignore = ["test_gates.py"] if INTERPRETED else IN_INTERPRETER
+collect_ignore = ["test_gates.py", "test_cuda.py", "test_cuda_compilers.py"] if INTERPRETED else IN_INTERPRETER

@@ -13,6 +13,8 @@ from flexor.kernels import (
     deform_conv2d,
     grid_conv,
     odconv2d,
+    sparse_conv,
+    sparse_pool,
     warp2d,
     xcorr2d,
     xcorr2d_depthwise,
@@ -138,6 +140,43 @@ def grid(channels: int, outputs: int, batch: int, dtype: torch.dtype, tf32: bool
     return run
 
 
+def table(rows: int, taps: int) -> list[torch.Tensor]:
+    """The tensors of a sparse map."""
+    shapes = ((rows,), (rows,), (rows, taps), (rows, -(-taps // 32)), (rows,))
+    return [torch.empty(shape, device="meta", dtype=torch.int32) for shape in shapes]
+
+
+def sparse(
+    channels: int, outputs: int, dtype: torch.dtype, tf32: bool = False, groups: int = 1, taps: int = 27
+) -> Callable[[], None]:
+    """A launcher of all passes of a convolution of 100 000 voxels."""
+
+    def run() -> None:
+        rows, meta = 100_000, {"device": "meta", "dtype": dtype}
+        map = table(rows, taps)
+        features, grad = torch.empty(rows, channels, **meta), torch.empty(rows, outputs, **meta)
+        weight = torch.empty(outputs, taps, channels // groups, **meta)
+        tensors = (features, weight, torch.empty(outputs, **meta), grad)
+        with tf32_allowed(tf32):
+            # The forward is the last launch of its kernel, with all that the gradient of the features has and more.
+            sparse_conv.backward(grad, *tensors, map, [], groups, None, (True,) * 4, False)
+            sparse_conv.forward(*tensors, map, [], groups, 0.0)
+
+    return run
+
+
+def sparse_pooling(channels: int, dtype: torch.dtype, mode: str, taps: int) -> Callable[[], None]:
+    """A launcher of both passes of a pooling of 100 000 voxels."""
+
+    def run() -> None:
+        features = torch.empty(100_000, channels, device="meta", dtype=dtype)
+        map = table(100_000, taps)
+        sparse_pool.forward(features, map, [], mode)
+        sparse_pool.backward(features, features, map, [], mode, (True,), False)
+
+    return run
+
+
 class Case(NamedTuple):
     run: Callable[[], None]
     matrix: bool = False  # the dots must use matrix instructions
@@ -162,6 +201,7 @@ CASES = {
     "od-512-n4.bf16.nhwc": Case(dynamic(512, (7, 7), 4, torch.bfloat16, True), matrix=True, wide=True),
     "xcorr-17.bf16.nhwc": Case(matching(17, 256, 64, 7, torch.bfloat16, True)),
     "grid-256.bf16": Case(grid(256, 256, 1024, torch.bfloat16), matrix=True, wide=True),
+    "sparse-64.bf16": Case(sparse(64, 64, torch.bfloat16), matrix=True, wide=True),
 } | {
     name: case._replace(quick=False)
     for name, case in {
@@ -181,5 +221,16 @@ CASES = {
         "grid-256.tf32": Case(grid(256, 256, 1024, torch.float32, tf32=True), matrix=True, nvidia_only=True),
         "grid-256.fp64": Case(grid(256, 256, 200, torch.float64), nvidia_only=True),
         "grid-2.fp32": Case(grid(2, 256, 1, torch.float32)),
+        "sparse-3-16.fp16": Case(sparse(3, 16, torch.float16), matrix=True),
+        "sparse-96-48-k5.fp16": Case(sparse(96, 48, torch.float16, taps=125), matrix=True, wide=True),
+        "sparse-256.bf16": Case(sparse(256, 256, torch.bfloat16), matrix=True, wide=True),
+        "sparse-64.fp32": Case(sparse(64, 64, torch.float32)),
+        "sparse-3-16.fp32": Case(sparse(3, 16, torch.float32)),
+        "sparse-64.tf32": Case(sparse(64, 64, torch.float32, tf32=True), matrix=True, nvidia_only=True),
+        "sparse-32.fp64": Case(sparse(32, 32, torch.float64), nvidia_only=True),
+        "sparse-64-groups.bf16": Case(sparse(64, 64, torch.bfloat16, groups=4), matrix=True),
+        "sparse-64-depthwise.bf16": Case(sparse(64, 64, torch.bfloat16, groups=64)),
+        "sparse-max-64.bf16": Case(sparse_pooling(64, torch.bfloat16, "max", 8)),
+        "sparse-avg-20.fp32": Case(sparse_pooling(20, torch.float32, "avg", 27)),
     }.items()
 }

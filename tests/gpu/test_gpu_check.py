@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 import gpu_cases
 import gpu_check
+import gpu_sparse
 import interpreter
 
 interpreter.install()
@@ -21,10 +22,14 @@ DYNAMIC = [
     gpu_cases.matching(2, 2, 3, 0, 3),
     gpu_cases.grid(1, 2, 2, "cz", size=1),
 ]
+SPARSE = [
+    gpu_sparse.SparseCase(3, 2, 4, window=2, stride=2, inverse=True, groups=2),
+    gpu_sparse.SparseCase(3, 2, 2, window=2, stride=2, pool="max"),
+]
 SHAPES = {"small": gpu_check.Shape(1, 4, 5, 6), "groups": gpu_check.Shape(1, 8, 4, 4, groups=2, offset_groups=4)}
 
 
-def rehearse(monkeypatch, tmp_path, shapes, dynamic=()):
+def rehearse(monkeypatch, tmp_path, shapes, dynamic=(), sparse=()):
     monkeypatch.setattr(gpu_check, "DEVICE", "cpu")
     monkeypatch.setattr(gpu_check, "LIMITS", {torch.float32: 1e-5, torch.bfloat16: 1.6e-2})
     monkeypatch.setattr(gpu_check, "CHECKED", shapes)
@@ -33,6 +38,9 @@ def rehearse(monkeypatch, tmp_path, shapes, dynamic=()):
     monkeypatch.setattr(gpu_check, "TIMED", dict(list(shapes.items())[:1]))
     monkeypatch.setattr(gpu_cases, "CHECKED", dynamic)
     monkeypatch.setattr(gpu_cases, "TIMED", dynamic[1:2])
+    monkeypatch.setattr(gpu_sparse, "CHECKED", sparse)
+    monkeypatch.setattr(gpu_sparse, "TIMED", sparse)
+    monkeypatch.setattr(gpu_sparse, "SIDES", (1, 5))
     monkeypatch.setattr(gpu_check, "machine", lambda: {"gpu": "none"})
     monkeypatch.setattr(gpu_check, "milliseconds", lambda run: run() is not None and 1.0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -42,7 +50,7 @@ def rehearse(monkeypatch, tmp_path, shapes, dynamic=()):
 
 
 def test_all_checks_pass(monkeypatch, tmp_path):
-    code, result = rehearse(monkeypatch, tmp_path, SHAPES, DYNAMIC)
+    code, result = rehearse(monkeypatch, tmp_path, SHAPES, DYNAMIC, SPARSE)
     assert [c for c in result["checks"] if not c["passed"]] == []
     assert code == 0 and result["finished"]
     assert {t["library"] for t in result["times"]} >= {"flexor", "torch"}

@@ -64,7 +64,8 @@ def strided(rows, size, kernel, stride, inverse=False):
 
 MAPS = {
     "submanifold": lambda: submanifold(90, (4, 5, 6), (3, 3, 3)),
-    "submanifold-125-taps": lambda: submanifold(40, (3, 4, 5), (5, 5, 5)),
+    "submanifold-125-taps": lambda: submanifold(15, (3, 4, 5), (5, 5, 5)),
+    "submanifold-2d": lambda: submanifold(20, (4, 5), (3, 3)),
     "dilated-2d": lambda: submanifold(30, (7, 9), (3, 3), dilation=2),
     "strided": lambda: strided(80, (5, 6, 7), (2, 2, 2), 2),
     "inverse": lambda: strided(80, (5, 6, 7), (2, 2, 2), 2, inverse=True),
@@ -203,6 +204,18 @@ def test_few_rows(rows, groups):
     assert all(g is None or g.isfinite().all() for g in gradients)
 
 
+def test_a_map_of_lists_is_taken_too():
+    indices = voxels(20, (9, 9))
+    parts = plain.sparse_index(indices, 2, None, None)
+    relation = (2, (3, 3), (1, 1), (1, 1), (1, 1), False)
+    lists = [parts[0], parts[0], *plain.sparse_map(parts, parts, *relation)]
+    table = [parts[0], parts[0], *gpu_index.sparse_map(parts, parts, *relation)]
+    features, weight = torch.randn(20, 2), torch.randn(3, 9, 2)
+    found = [kernels.forward(features, weight, None, None, map, None, 1, None) for map in (lists, table)]
+    assert torch.equal(*found)
+    assert torch.equal(*(pool_kernels.forward(features, map, None, "max") for map in (lists, table)))
+
+
 def test_a_tap_that_no_row_has():
     maps = submanifold(2, (1, 1, 9), (3, 3, 3))
     tensors = [torch.randn(2, 16), torch.randn(3, 27, 16), None, None]
@@ -210,7 +223,7 @@ def test_a_tap_that_no_row_has():
 
 
 @pytest.mark.parametrize("mode", ["max", "max0", "avg"])
-@pytest.mark.parametrize("name", ["strided", "overlapping-1d", "submanifold"])
+@pytest.mark.parametrize("name", ["strided", "overlapping-1d", "submanifold-2d"])
 def test_pooling(name, mode):
     maps = MAPS[name]()
     for dtype in (torch.float32, torch.bfloat16, torch.float64):

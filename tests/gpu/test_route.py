@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public ops with backend="triton", through autograd, down to the kernels in the interpreter."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -57,3 +58,29 @@ def test_affine_warp2d(deterministic):
     tensors = [torch.randn(1, 3, 5, 6), torch.tensor([[[0.9, 0.2, 0.37], [-0.1, 1.1, 0.61]]])]
     op = lambda i, m: ops.affine_warp2d(i, m, (4, 5), backend="triton")  # noqa: E731
     assert_same(op, lambda i, m: reference.affine_warp2d(i, m, (4, 5)), tensors)
+
+
+def test_sparse_conv(deterministic):
+    cells = torch.randperm(60)[:30]
+    indices = torch.stack([cells % 2, cells // 2 % 5, cells // 10], 1).int()
+    index = ops.SparseIndex(indices, backend="triton")
+    _, down = index.strided(2, 2, 0)
+    for map in (index.submanifold(3), down, down.transposed()):
+        rows_in, rows_out, taps = len(map.input), len(map.out), math.prod(map.kernel)
+        tensors = [torch.randn(rows_in, 3), torch.randn(4, *map.kernel, 3), torch.randn(4), torch.randn(rows_out, 4)]
+
+        def op(f, w, b, r, map=map):
+            return ops.sparse_conv(f, w, map, b, r, slope=0.1, backend="triton")
+
+        def twin(f, w, b, r, map=map, taps=taps):
+            return reference.sparse_conv(f, w.reshape(4, taps, 3), b, r, map.tensors, slope=0.1)
+
+        assert_same(op, twin, tensors)
+
+
+def test_sparse_pool(deterministic):
+    indices = torch.tensor([[0, i, j] for i in range(4) for j in range(0, 7, 2)])
+    _, map = ops.SparseIndex(indices, backend="triton").strided(3, 2, 1)
+    for mode in ("max", "max0", "avg"):
+        op = lambda f, mode=mode: ops.sparse_pool(f, map, mode, backend="triton")  # noqa: E731
+        assert_same(op, lambda f, mode=mode: reference.sparse_pool(f, map.tensors, mode), [torch.randn(16, 3)])

@@ -8,6 +8,7 @@ take the fatbin, NVRTC compiles them. Nothing here is imported before a CUDA ten
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,5 +89,7 @@ def kernel(source: Source, name: str, device: torch.device) -> Any:
     if found is None:
         raise RuntimeError(f"{name}: {source.folder}/{source.stem}.cu is not installed with flexor")
     root, path = found
-    options = ("-std=c++17", f"-I{root}")
+    # CuPy keeps what it compiled by source and options; this makes included files part of them.
+    headers = b"".join(header.read_bytes() for header in sorted(root.rglob("*.cuh")))
+    options = ("-std=c++17", f"-I{root}", f"-DFLEXOR_HEADERS=0x{hashlib.sha256(headers).hexdigest()[:16]}")
     return cupy.RawModule(code=path.read_text(), options=options).get_function(name)

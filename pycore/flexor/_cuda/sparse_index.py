@@ -76,12 +76,12 @@ def sparse_output_index(
             parts, dims, kernel, stride, padding, dilation, transposed, lower, upper, wide
         )
     relation = Relation.of(kernel, stride, padding, dilation, transposed)
-    in_frame = parts[5].tolist()
+    in_frame = parts[5].cpu()
     first, last = _reach(in_frame, dims, relation)
     if lower is not None and upper is not None:
         first = [max(a, b) for a, b in zip(first, _four(lower, 0), strict=True)]
         last = [min(a, b - 1) for a, b in zip(last, _four(upper, 1), strict=True)]
-    out_frame = _frame(dims, first, [max(a, b) for a, b in zip(first, last, strict=True)], in_frame[8])
+    out_frame = _frame(dims, first, [max(a, b) for a, b in zip(first, last, strict=True)], int(in_frame[8]))
     frame = torch.tensor(out_frame, device=parts[0].device)
     blocks = _BlockSet(_most_blocks(parts, dims, relation, out_frame), frame, dims)
     _, in_keys, in_masks, *_ = parts

@@ -25,7 +25,7 @@ def build(folder: Path, sanitize: bool) -> Path:
     """The kernels as a shared library."""
     library = folder / "kernels.so"
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if sanitize else ["-O1"]
-    warnings = ["-Wall", "-Wextra", "-Werror"]
+    warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
     includes = [f"-I{HERE}", f"-I{HERE.parents[2] / 'csrc'}"]
     command = ["g++", "-std=c++17", "-g", *warnings, *flags, "-fPIC", "-shared", *includes, HERE / "kernels.cpp"]
     done = subprocess.run([*command, "-o", library], capture_output=True, text=True, check=False)
