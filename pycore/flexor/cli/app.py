@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `flexor` command: info, align, bench; lift is in lift.py."""
+"""The `flexor` command: info, align, bench; lift and voxels are in files of their own."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from .device import prepare
 from .failure import fail
 from .lift import lift_app
+from .voxels import voxels_app
 
 app = typer.Typer(
     help="Compiled kernels for the convolutions that bend: what they are, what they do, how fast they are.",
@@ -19,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(lift_app, name="lift")
+app.add_typer(voxels_app, name="voxels")
 
 QUICK_ITERATIONS, QUICK_SIZE = 30, 320
 
@@ -75,16 +78,11 @@ def align(
     PSNR is that of the whole frame. "Held-out tiles" are 5 % of the frame that the learning never sees: a real motion
     improves them too. Exit code 2, and one line, if a frame cannot be read or the two differ in size.
     """
-    import torch
-
     from ..models.align import AlignSettings
     from . import align as command
     from .frames import Frame, FrameError, fit, parse_frames, read_image, read_video
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        fail(f"--device {device}: this torch ({torch.__version__}) has only cpu here")
+    prepare(device, threads)
     if out.exists() and not out.is_dir():
         fail(f"{out}: exists and is not a folder")
 
@@ -122,10 +120,13 @@ def align(
 
 @app.command()
 def bench(
-    family: Annotated[str, typer.Argument(help="deform, warp, dynamic, match or grid.")] = "deform",
+    family: Annotated[str, typer.Argument(help="deform, warp, dynamic, match, grid or sparse.")] = "deform",
     as_json: Annotated[Path | None, typer.Option("--json", help="Also write every number to this file.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the result, .svg or .png.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every shape, batch, type and layout: minutes.")] = False,
+    scan: Annotated[
+        list[str] | None, typer.Option(help="For sparse: also on this scan, PATH or PATH@VOXEL in metres; repeatable.")
+    ] = None,
 ) -> None:
     """Time flexor's kernels against their peers on this machine; an absent peer is skipped by name.
 
@@ -133,6 +134,7 @@ def bench(
 
     - flexor bench deform
     - flexor bench deform --all --json deform.json --picture deform.svg
+    - flexor bench sparse --scan sweep.bin@0.05
 
     Ratios compare runs that took turns in this one process; every result is checked after its timing.
     """
@@ -143,7 +145,9 @@ def bench(
         fail(f"bench needs the package {error.name}: pip install 'flexor[bench]'")
     if family not in FAMILIES:
         fail(f"bench: family must be one of {', '.join(FAMILIES)}, got {family}")
+    if scan and family != "sparse":
+        fail(f"bench: --scan is for the family sparse, got {family}")
     try:
-        run(family, as_json, picture, everything, Console())
+        run(family, as_json, picture, everything, Console(), scan or ())
     except (AssertionError, OSError, ValueError) as error:
         fail(f"bench {family}: {error}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .device import prepare
 from .failure import fail
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def train(
     - flexor lift train --data motions/ --models dgridconv:128,martinez --seeds 0,1,2
     - torchrun --nproc_per_node 2 -m flexor.cli.main lift train --data mocap.npz
     """
-    _prepare(device, threads)
+    prepare(device, threads)
     try:
         from rich.console import Console
 
@@ -135,7 +136,7 @@ def evaluate(
     The npz holds inputs, targets, the action and clip of each, and one prediction a network: all that the JSON's
     figures are computed from.
     """
-    _prepare(device, threads)
+    prepare(device, threads)
     try:
         from rich.console import Console
 
@@ -149,15 +150,6 @@ def evaluate(
     except (ValueError, OSError) as error:
         fail(str(error))
     Console().print(report.table())
-
-
-def _prepare(device: str, threads: int | None) -> None:
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        fail(f"--device {device}: this torch ({torch.__version__}) has only cpu here")
 
 
 def _seeds(text: str) -> list[int]:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..models.lift import LiftSettings, Training, lift, load, subset
 from ..models.checkpoint import CheckpointError, read_checkpoint
@@ -26,6 +25,7 @@ from ..models.lift_data import (
 )
 from ..models.mocap import Clips, MocapError, load_clips
 from .lift_report import Report, Run
+from .progress import epochs_bar
 
 CHECKPOINT = "checkpoint.safetensors"
 WATCHED_POSES = 2000
@@ -103,16 +103,8 @@ def train(runs: Sequence[LiftSettings], mocap: Mocap, out: Path, device: str, co
     if out.exists() and not out.is_dir():
         raise MocapError(f"{out}: exists and is not a folder")
     watched = subset(mocap.test(), WATCHED_POSES)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     folders = [out / "runs" / settings.name for settings in runs]
-    with Progress(*columns, console=console, disable=console.quiet) as bar:
+    with epochs_bar(console) as bar:
         tasks = [bar.add_task(run.name, total=run.epochs, start=False, figures="") for run in runs]
         for settings, folder, task in zip(runs, folders, tasks, strict=True):
             data = mocap.training(settings.seed)

@@ -18,6 +18,7 @@ from .voxels import MOST_ALONG_AN_AXIS, Voxels, ranks
 
 Ints = NDArray[np.int64]
 Missing = Callable[[Ints], tuple[NDArray[np.bool_], NDArray[np.bool_]]]  # of blocks: missing or not, and counted or not
+NEAREST = 8
 AROUND = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3, indexing="ij"), -1).reshape(27, 3)
 
 
@@ -47,8 +48,10 @@ class Holes:
 
     Args:
         coords: (N, 3) int32, the voxels that were left and those asked about, in the order of ranks.
-        values: (N, C) float32: of a voxel that was left its own, of one asked about the nearest's that was left.
-        distance: (N,) float32, to that nearest one, voxels; 0 for those that were left.
+        near: (N, 8, C) float32, the values of the eight nearest voxels that were left, the nearest first; of a voxel
+            that was left only its own.
+        closeness: (N, 8) float32, -2 log of their distances: its softmax weighs them by the inverse square. 0 for
+            voxels that were left.
         asked: (N,) whether it is asked about.
         counted: (N,) whether its answer counts: in training it does not where a held-out block is asked about.
         occupied: (N,) whether it is a voxel of the scan. Of the asked and not counted ones nothing is said: False.
@@ -57,13 +60,29 @@ class Holes:
     """
 
     coords: NDArray[np.int32]
-    values: NDArray[np.float32]
-    distance: NDArray[np.float32]
+    near: NDArray[np.float32]
+    closeness: NDArray[np.float32]
     asked: NDArray[np.bool_]
     counted: NDArray[np.bool_]
     occupied: NDArray[np.bool_]
     truth: NDArray[np.float32]
     beyond: int
+
+    @property
+    def distance(self) -> NDArray[np.float32]:
+        """(N,), to the nearest voxel that was left, in voxels; 0 for those that were left."""
+        return np.where(self.asked, np.exp(self.closeness[:, 0] / -2), np.float32(0))
+
+    @property
+    def nearest(self) -> NDArray[np.float32]:
+        """(N, C), the value of that one."""
+        return self.near[:, 0]
+
+    @property
+    def interpolated(self) -> NDArray[np.float32]:
+        """(N, C), the mean of the eight, weighted by the inverse square of their distance."""
+        weights = np.exp(self.closeness - self.closeness.max(1, keepdims=True))
+        return np.einsum("nk,nkc->nc", weights / weights.sum(1, keepdims=True), self.near)
 
 
 def blocks_chosen(cells: NDArray, share: float, seed: int, round: int) -> NDArray[np.bool_]:
@@ -124,22 +143,23 @@ class BlockedScan:
         coords, values = self.voxels.coords, self.voxels.values
         kept, kept_values, wanted = coords[~gone], values[~gone], np.flatnonzero(gone & counts)
         asked = candidates(kept, missing, self.settings.block, self.settings.reach)
-        distance, nearest = cKDTree(kept).query(asked) if len(asked) else (np.zeros(0), np.zeros(0, np.int64))
+        near, closeness = _near(asked, kept, kept_values)
         row, occupied = _find(asked, coords[wanted])
 
         truth = np.concatenate([kept_values, np.zeros((len(asked), values.shape[1]), np.float32)])
         truth[len(kept) :][occupied] = values[wanted[row[occupied]]]
         columns = (
             _turned(np.concatenate([kept, asked]).astype(np.int32), symmetry),
-            np.concatenate([kept_values, kept_values[nearest]]),
-            _padded(distance.astype(np.float32), len(kept), 0.0),
+            np.concatenate([np.repeat(kept_values[:, None], NEAREST, 1), near]),
+            np.concatenate([np.zeros((len(kept), NEAREST), np.float32), closeness]),
             _padded(np.ones(len(asked), bool), len(kept), False),
             _padded(missing(asked // self.settings.block)[1], len(kept), False),
             _padded(occupied, len(kept), True),
             truth,
         )
         order = ranks(columns[0])
-        return Holes(*(column[order] for column in columns), beyond=len(wanted) - int(occupied.sum()))
+        sorted_columns: list[Any] = [column[order] for column in columns]
+        return Holes(*sorted_columns, len(wanted) - int(occupied.sum()))
 
 
 def step_symmetry(seed: int, step: int) -> int:
@@ -156,6 +176,16 @@ def _turned(coords: NDArray[np.int32], symmetry: int) -> NDArray[np.int32]:
             coords = coords.copy()
             coords[:, axis] = coords[:, axis].max() - coords[:, axis]
     return coords
+
+
+def _near(
+    asked: NDArray, kept: NDArray, values: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Values and closeness of the nearest kept voxels; where there are fewer, the last one again."""
+    if not len(asked):
+        return np.zeros((0, NEAREST, values.shape[1]), np.float32), np.zeros((0, NEAREST), np.float32)
+    distance, row = cKDTree(kept).query(asked, k=np.minimum(np.arange(1, NEAREST + 1), len(kept)))
+    return values[row], (-2 * np.log(distance)).astype(np.float32)
 
 
 def _padded(column: NDArray, before: int, value: Any) -> NDArray:
@@ -194,7 +224,11 @@ def candidates(kept: NDArray, missing: Missing, block: int, reach: int) -> Ints:
         return np.zeros((0, 3), np.int64)
     wide = block + 2 * reach
     near = np.zeros((len(asked), wide, wide, wide), np.uint8)
-    ends = [(slice(0, reach), slice(-reach, None)), (slice(reach, -reach), slice(None)), (slice(-reach, None), slice(0, reach))]
+    ends = [
+        (slice(0, reach), slice(-reach, None)),
+        (slice(reach, -reach), slice(None)),
+        (slice(-reach, None), slice(0, reach)),
+    ]
     for offset in AROUND:
         place = np.searchsorted(full, _key(asked + offset)).clip(max=len(full) - 1)
         place = np.where(full[place] == _key(asked + offset), place, len(full))

@@ -59,9 +59,14 @@ def total(value: float) -> float:
     """The sum of every process's value."""
     if size() == 1:
         return value
-    summed = torch.tensor(value, dtype=torch.float64)
-    dist.all_reduce(summed)
-    return float(summed)
+    return float(add_up(torch.tensor(value, dtype=torch.float64)))
+
+
+def add_up(values: Tensor) -> Tensor:
+    """The sum of every process's values, in place."""
+    if size() > 1:
+        dist.all_reduce(values)
+    return values
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
