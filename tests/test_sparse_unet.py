@@ -54,8 +54,12 @@ def test_sparseconvnet_training_step(golden, variant):
     state = state_of(golden, variant)
     buffers = [name for name in state if "running" in name]
     sizes = [value.numel() for name, value in state.items() if name not in buffers]
-    gradients = dict(zip([n for n in state if n not in buffers], golden[f"{variant}/gradients"].split(sizes), strict=True))
-    statistics = dict(zip(buffers, golden[f"{variant}/statistics"].split([state[n].numel() for n in buffers]), strict=True))
+    gradients = dict(
+        zip([n for n in state if n not in buffers], golden[f"{variant}/gradients"].split(sizes), strict=True)
+    )
+    statistics = dict(
+        zip(buffers, golden[f"{variant}/statistics"].split([state[n].numel() for n in buffers]), strict=True)
+    )
     # Put theirs in our layout by loading them as if they were weights.
     theirs = ScanNetUNet(2, levels=3, classes=4, **VARIANTS[variant])
     load_scn(theirs, {name: (gradients | statistics)[name].reshape(value.shape) for name, value in state.items()})
@@ -69,13 +73,13 @@ def test_sparseconvnet_training_step(golden, variant):
 
 def test_weights_of_other_settings_are_refused(golden):
     state = state_of(golden, "vgg")
-    with pytest.raises(ValueError, match="has no sparseModel.2.0.1.0.weight|has no sparseModel"):
+    with pytest.raises(ValueError, match="the state_dict has no sparseModel"):
         load_scn(ScanNetUNet(2, levels=3, classes=4, **VARIANTS["residual"]), state)
     with pytest.raises(ValueError, match="nothing for sparseModel"):
         load_scn(ScanNetUNet(2, levels=2, classes=4), state)
-    with pytest.raises(ValueError, match="size mismatch for linear|must have the .* numbers"):
+    with pytest.raises(ValueError, match="size mismatch for linear"):
         load_scn(ScanNetUNet(2, levels=3, classes=5), state)
-    with pytest.raises(ValueError, match="must have the 1296 numbers|must have the"):
+    with pytest.raises(ValueError, match=r"must have the \d+ numbers"):
         load_scn(ScanNetUNet(4, levels=3, classes=4), state)
     with pytest.raises(ValueError, match=r"coords must be \(P, 4\) = \(3, 4\).*got \(3, 3\)"):
         ScanNetUNet(2).segment(torch.zeros(3, 3, dtype=torch.long), torch.zeros(3, 3))
@@ -89,8 +93,8 @@ def test_presets():
     small, large = (ScanNetUNet.preset(name) for name in SETTINGS)
     assert (small.linear.in_features, large.linear.in_features) == (16, 32)
     count = sum(parameter.numel() for parameter in small.parameters())
-    assert count == 2_688_548 or count > 0
-    assert sum(parameter.numel() for parameter in large.parameters()) > 10 * count
+    assert count == 2_689_828
+    assert sum(parameter.numel() for parameter in large.parameters()) == 30_104_308
     norm = NormReLU(4)
     assert (norm.eps, norm.momentum) == (1e-4, 0.01)
 
@@ -126,7 +130,7 @@ def test_compiled_whole(training):
     model = ScanNetUNet(2, levels=2, classes=4).train(training)
     eager = ScanNetUNet(2, levels=2, classes=4).train(training)
     eager.load_state_dict(model.state_dict())
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     for count in (60, 45):
         input = sheet(count)
         output, expected = compiled(input), eager(input)
@@ -176,7 +180,11 @@ def test_second_stages_and_errors():
     coords = torch.unique(torch.randint(0, 40, (200, 4)) % torch.tensor([1, 40, 40, 40]), dim=0).int()
     stages = model.stages(torch.randn(len(coords), 4), coords, 1)
     assert [list(stage.spatial_shape) for stage in stages] == [
-        [41, 48, 40], [21, 24, 20], [11, 12, 10], [5, 6, 5], [2, 6, 5]
+        [41, 48, 40],
+        [21, 24, 20],
+        [11, 12, 10],
+        [5, 6, 5],
+        [2, 6, 5],
     ]
     stages[-1].features.sum().backward()
     assert model.conv_input[0].weight.grad is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes second_golden.npz with OpenPCDet's VoxelBackBone8x (at 8caccce) on spconv 2.3.8. Run where spconv is installed:
+"""Writes second_golden.npz with OpenPCDet's VoxelBackBone8x (at 8caccce). Run where spconv 2.3.8 is installed:
 
 python tests/data/make_second_golden.py OpenPCDet/pcdet/models/backbones_3d/spconv_backbone.py
 """

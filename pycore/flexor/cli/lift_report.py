@@ -20,8 +20,8 @@ from rich.table import Table
 import flexor
 
 from ..models import lift_metrics
-from ..models.lift import TITLES, LiftSettings
 from ..models.checkpoint import write_atomically
+from ..models.lift import TITLES, LiftSettings
 from ..models.lift_data import Floats, Samples
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ..models.lift import LiftSettings, Training, lift, load, subset
 from ..models.checkpoint import CheckpointError, read_checkpoint
+from ..models.lift import LiftSettings, Training, lift, load, subset
 from ..models.lift_data import (
     Floats,
     Samples,

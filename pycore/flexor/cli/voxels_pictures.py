@@ -21,7 +21,7 @@ MOST_CUBES = 80_000
 OVERSAMPLING = 2
 BACKGROUND = (228, 231, 236)  # white walls stand out from it, dark ones too
 LIGHT = (0.70, 0.86, 1.0)  # of the sides facing x, y and z
-HIT, WRONG, MISSED, CONTEXT = (0.13, 0.55, 0.33), (0.86, 0.20, 0.18), (0.22, 0.42, 0.85), (0.80, 0.80, 0.82)
+HIT, WRONG, MISSED, CONTEXT = (0.13, 0.55, 0.33), (0.86, 0.20, 0.18), (0.22, 0.42, 0.85), (0.70, 0.70, 0.73)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def draw(coords: NDArray, colours: Colours, view: View) -> NDArray[np.uint8]:
     while len(coords) > MOST_CUBES:
         size *= 2
         coords, colours = _coarser(coords, colours)
-    picture = Image.new("RGB", tuple(OVERSAMPLING * extent for extent in view.size), BACKGROUND)
+    picture = Image.new("RGB", (OVERSAMPLING * view.size[0], OVERSAMPLING * view.size[1]), BACKGROUND)
     if len(coords):
         _paint(picture, coords, colours, view, size)
     return np.asarray(picture.resize(view.size, Image.Resampling.BOX))

@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,8 @@ def show(scans: Sequence[Path], out: Path, reading: Reading, showing: Showing, c
         points, voxels = reading.read(path)
         levels = sparsity(voxels.coords, _depth(model))
         console.print(_sparsity_table(path, points, voxels, levels))
-        features = torch.from_numpy(_colour_features(voxels))
-        output, times = time_layers(
-            model, lambda f=features, v=voxels: tensor_of(v.coords, f, showing.device), showing.repeats
-        )
+        make = partial(tensor_of, voxels.coords, torch.from_numpy(_colour_features(voxels)), showing.device)
+        output, times = time_layers(model, make, showing.repeats)
         console.print(_times_table(times, showing))
         contents[out / f"{name}.png"] = _result_picture(voxels, model, output, showing)
         found.append(

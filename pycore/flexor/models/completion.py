@@ -74,8 +74,8 @@ class CompletionNet(nn.Module):
         with torch.no_grad():
             self.occupied.weight.mul_(0.1)
             self.occupied.bias.fill_(-2.0)
-            self.blend[2].weight.zero_()
-            self.blend[2].bias.zero_()
+            for parameter in self.blend[2].parameters():
+                parameter.zero_()
 
     def forward(self, input: SparseTensor, near: Tensor, closeness: Tensor) -> Tensor:
         features = self.unet(input).features
@@ -141,10 +141,7 @@ class Score:
     valued: int = 0
 
     def __add__(self, other: Score) -> Score:
-        return Score(*(a + b for a, b in zip(self.astuple(), other.astuple(), strict=True)))
-
-    def astuple(self) -> tuple[int, int, int, float, int]:
-        return self.hits, self.claimed, self.present, self.error, self.valued
+        return Score(**{key: value + getattr(other, key) for key, value in asdict(self).items()})
 
     @property
     def iou(self) -> float:
@@ -172,7 +169,8 @@ def baselines(holes: Sequence[Holes]) -> dict[str, Any]:
     The radius is the one that scores best on the very voxels it is scored on: no other could be better.
 
     Returns:
-        `nearest`, its Score; `radius`, voxels; `interpolated`, the value error of the weighted mean of the eight nearest.
+        `nearest`, its Score; `radius`, voxels; `interpolated`, the value error of the weighted mean of the
+        eight nearest.
     """
     radii = np.unique(np.concatenate([hole.distance[hole.counted] for hole in holes]))
     best, chosen = Score(), 0.0

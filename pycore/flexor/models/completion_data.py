@@ -148,18 +148,19 @@ class BlockedScan:
 
         truth = np.concatenate([kept_values, np.zeros((len(asked), values.shape[1]), np.float32)])
         truth[len(kept) :][occupied] = values[wanted[row[occupied]]]
-        columns = (
-            _turned(np.concatenate([kept, asked]).astype(np.int32), symmetry),
-            np.concatenate([np.repeat(kept_values[:, None], NEAREST, 1), near]),
-            np.concatenate([np.zeros((len(kept), NEAREST), np.float32), closeness]),
-            _padded(np.ones(len(asked), bool), len(kept), False),
-            _padded(missing(asked // self.settings.block)[1], len(kept), False),
-            _padded(occupied, len(kept), True),
-            truth,
-        )
-        order = ranks(columns[0])
-        sorted_columns: list[Any] = [column[order] for column in columns]
-        return Holes(*sorted_columns, len(wanted) - int(occupied.sum()))
+        left = len(kept)
+        columns: dict[str, Any] = {
+            "coords": _turned(np.concatenate([kept, asked]).astype(np.int32), symmetry),
+            "near": np.concatenate([np.repeat(kept_values[:, None], NEAREST, 1), near]),
+            "closeness": np.concatenate([np.zeros((left, NEAREST), np.float32), closeness]),
+            "asked": _padded(np.ones(len(asked), bool), left, False),
+            "counted": _padded(missing(asked // self.settings.block)[1], left, False),
+            "occupied": _padded(occupied, left, True),
+            "truth": truth,
+        }
+        order = ranks(columns["coords"])
+        sorted_columns = {name: column[order] for name, column in columns.items()}
+        return Holes(**sorted_columns, beyond=len(wanted) - int(occupied.sum()))
 
 
 def step_symmetry(seed: int, step: int) -> int:

@@ -69,7 +69,8 @@ class _Clock:
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.times = model, list[LayerTime]()
-        self.started, self.map_time, self.map = 0.0, 0.0, None
+        self.started, self.map_time = 0.0, 0.0
+        self.map: SparseMap | None = None
         self.seen: set[int] = set()
         self.kept: list[Any] = []  # as long as tensors of a map live, no other tensor has their address
 

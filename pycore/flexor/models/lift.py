@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..ops import semantic_grid_transform
 from . import parallel
+from .checkpoint import LIFT, Resumable, read_checkpoint, restore
 from .gcn import GraphLifter
 from .gridconv import GridLifter
-from .checkpoint import LIFT, Resumable, read_checkpoint, restore
 from .lift_data import Floats, Samples, TrainingSet
 from .lift_metrics import mpjpe
 from .martinez import LinearLifter

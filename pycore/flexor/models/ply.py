@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -14,9 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 TYPES = {
-    **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
-    **{"float": "f4", "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2"},
-    **{"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"},
+    "char": "i1",
+    "uchar": "u1",
+    "short": "i2",
+    "ushort": "u2",
+    "int": "i4",
+    "uint": "u4",
+    "float": "f4",
+    "double": "f8",
+    "int8": "i1",
+    "uint8": "u1",
+    "int16": "i2",
+    "uint16": "u2",
+    "int32": "i4",
+    "uint32": "u4",
+    "float32": "f4",
+    "float64": "f8",
 }
 ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 LONGEST_HEADER = 1 << 16
@@ -96,7 +110,7 @@ def _header(file: BinaryIO) -> tuple[str, list[_Element]]:
 
 
 def _lines(file: BinaryIO) -> itertools.chain[str]:
-    def read():
+    def read() -> Iterator[str]:
         while file.tell() < LONGEST_HEADER and (line := file.readline(1024)):
             yield line.decode("latin1").strip()
 
@@ -121,12 +135,12 @@ def _skip(file: BinaryIO, element: _Element, order: str, size: int) -> None:
         for before, length_kind, item_kind in element.lists:
             file.seek(sum(np.dtype(kind).itemsize for _, kind in element.scalars[done:before]), os.SEEK_CUR)
             done = before
-            length = np.frombuffer(_exactly(file, element, np.dtype(length_kind).itemsize), order + length_kind)
-            items = int(length[0]) * np.dtype(item_kind).itemsize
+            content = _exactly(file, element, np.dtype(length_kind).itemsize)
+            items = int(np.frombuffer(content, order + length_kind)[0])
             if items < 0:
-                raise ValueError(f"a list in its {element.name} has {int(length[0])} items")
-            _require(file, element, items, size)
-            file.seek(items, os.SEEK_CUR)
+                raise ValueError(f"a list in its {element.name} has {items} items")
+            _require(file, element, items * np.dtype(item_kind).itemsize, size)
+            file.seek(items * np.dtype(item_kind).itemsize, os.SEEK_CUR)
         file.seek(sum(np.dtype(kind).itemsize for _, kind in element.scalars[done:]), os.SEEK_CUR)
 
 

@@ -60,15 +60,15 @@ class SecondEncoder(nn.Module):
         self.encoder_layers = sparse.SparseSequential()
         channels = base_channels
         for number, (widths, paddings) in enumerate(zip(encoder_channels, encoder_paddings, strict=True), start=1):
-            layers = []
+            layers: list[nn.Module] = []
             for place, (width, padding) in enumerate(zip(widths, paddings, strict=True)):
                 if number > 1 and place == 0:
-                    conv = sparse.SparseConv3d(
-                        channels, width, 3, stride=2, padding=padding, bias=False, indice_key=f"spconv{number}"
+                    key, strided = f"spconv{number}", {"stride": 2, "padding": padding}
+                    layers.append(
+                        _layer(sparse.SparseConv3d(channels, width, 3, bias=False, indice_key=key, **strided))
                     )
                 else:
-                    conv = sparse.SubMConv3d(channels, width, 3, bias=False, indice_key=f"subm{number}")
-                layers.append(_layer(conv))
+                    layers.append(_layer(sparse.SubMConv3d(channels, width, 3, bias=False, indice_key=f"subm{number}")))
                 channels = width
             self.encoder_layers.add_module(f"encoder_layer{number}", sparse.SparseSequential(*layers))
         last = sparse.SparseConv3d(
@@ -96,14 +96,14 @@ class SecondEncoder(nn.Module):
         x = sparse.SparseConvTensor(voxel_features, coors.int(), self.sparse_shape, batch_size)
         x = self.conv_input(x)
         found = []
-        for stage in self.encoder_layers._modules.values():
+        for stage in self.encoder_layers.children():
             x = stage(x)
             found.append(x)
         return [*found, self.conv_out(x)]
 
 
-def _layer(conv: nn.Module) -> sparse.SparseSequential:
-    norm = sparse.SparseBatchNorm(conv.weight.shape[0], eps=1e-3, momentum=0.01)
+def _layer(conv: sparse.SparseConvolution) -> sparse.SparseSequential:
+    norm = sparse.SparseBatchNorm(conv.out_channels, eps=1e-3, momentum=0.01)
     return sparse.SparseSequential(conv, norm, nn.ReLU())
 
 
