@@ -39,8 +39,9 @@ def sparse_index(indices: Tensor, batch_size: int, lower: Ints | None, upper: In
         return reference.sparse_index(indices, batch_size, lower, upper)  # says which row it is
     # The frame begins with the bounds, so that the order is the same for every part of a scene.
     first, last = _four(low if lower is None else lower, 0), _four(high, 0)
-    frame = torch.tensor(_frame(dims, first, last, last_batch + 1), device=indices.device)
-    blocks = _BlockSet(rows, frame, dims)
+    whole = _frame(dims, first, last, last_batch + 1)
+    frame = torch.tensor(whole, device=indices.device)
+    blocks = _BlockSet(min(rows, _blocks_within(whole)), frame, dims)
     slot_of = indices.new_empty(rows, dtype=torch.int32)
     bit_of = indices.new_empty(rows, dtype=torch.uint8)
     _run(
@@ -190,5 +191,8 @@ def _most_blocks(parts: Sequence[Tensor], dims: int, relation: Relation, frame: 
         else:
             span = ((1 << shift) - 1 + reach) // relation.stride[axis] + 1
         around *= (span + (1 << shift) - 2 >> shift) + 1
-    within = int(frame[8]) << sum(frame[AXES : 2 * AXES])
-    return min(rows * math.prod(relation.kernel), in_blocks * around, within)
+    return min(rows * math.prod(relation.kernel), in_blocks * around, _blocks_within(frame))
+
+
+def _blocks_within(frame: Sequence[int]) -> int:
+    return frame[8] << sum(frame[AXES : 2 * AXES])
