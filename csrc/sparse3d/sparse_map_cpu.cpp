@@ -330,6 +330,7 @@ void sparse_map(const MapParams& p, MapResult& result) {
       for (int64_t tap = 0; tap < taps; ++tap) {
         const int64_t to = offset[t * taps + tap];
         const size_t n = static_cast<size_t>(list.counts[tap]);
+        if (n == 0) continue;
         __builtin_memcpy(result.in_rows + to, list.in_rows + tap * kListPitch, n * 4);
         __builtin_memcpy(result.places + to, list.places + tap * kListPitch, n);
       }
