@@ -27,7 +27,11 @@ def at(dense, indices):
 def test_submanifold(kernel):
     """One tap, too, is a convolution with its weight, not with the memory of it."""
     layer, x = fnn.SubmanifoldConv3d(3, 4, kernel).double(), make()
-    assert layer.padding == tuple(k // 2 for k in layer.kernel_size) and layer.weight.shape == (4, *layer.kernel_size, 3)
+    assert layer.padding == tuple(k // 2 for k in layer.kernel_size) and layer.weight.shape == (
+        4,
+        *layer.kernel_size,
+        3,
+    )
     output = layer(x, residual=layer(x))
     dense = F.conv3d(x.dense(), layer.weight.movedim(-1, 1), layer.bias, 1, layer.padding)
     assert output.index is x.index
@@ -43,7 +47,9 @@ def test_convolution_and_its_transpose(ndim):
     transpose = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[ndim - 1]
     x = make(ndim)
     y = down(x)
-    assert_close(y.features, at(convolve(x.dense(), down.weight.movedim(-1, 1), down.bias, 2, 1, 2, 3), y.indices), 1e-12)
+    assert_close(
+        y.features, at(convolve(x.dense(), down.weight.movedim(-1, 1), down.bias, 2, 1, 2, 3), y.indices), 1e-12
+    )
     z = up(y)
     weight = up.weight.movedim(-1, 1).unflatten(0, (3, -1)).transpose(1, 2).flatten(0, 1)
     dense = transpose(y.dense(), weight, up.bias, 2, 1, 1, 3, 2)
@@ -91,7 +97,9 @@ def test_negative_coordinates_without_a_shape():
     subm, down = fnn.SubmanifoldConv3d(3, 4, 3).double(), fnn.SparseConv3d(3, 4, 2, 2).double()
     assert_close(subm(moved).features, subm(x).features, 1e-12)
     whole, part = down(moved), down(fnn.SparseTensor(x.features, x.indices, [8, 6, 6], BATCH))
-    order = [torch.tensor(sorted(range(len(t.indices)), key=lambda i, t=t: t.indices[i].tolist())) for t in (whole, part)]
+    order = [
+        torch.tensor(sorted(range(len(t.indices)), key=lambda i, t=t: t.indices[i].tolist())) for t in (whole, part)
+    ]
     assert_close(whole.features[order[0]], part.features[order[1]], 1e-12)
     assert whole.indices[:, 1:].min() < 0 and "spatial_shape=None" in repr(whole)
 

@@ -55,7 +55,7 @@ class SparseBatchNorm(SparseModule, nn.BatchNorm1d):
         many = rows >= 2
         mean = exact.sum(0) / rows.clamp(min=1)
         var = (exact - mean).square().sum(0) / rows.clamp(min=1)
-        weight = many * self._momentum(many)
+        weight = many.to(exact.dtype) * self._momentum(many)
         with torch.no_grad():
             unbiased = var * rows / (rows - 1).clamp(min=1)
             for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):

@@ -176,14 +176,14 @@ def check_rows(name: str, features: Tensor, indices: Tensor) -> None:
         )
 
 
-def at_least_two_rows(indices: Tensor) -> None:
-    """While compiling, has the run check that a new set of voxels has two or more.
+def enough_rows(indices: Tensor, training: bool) -> None:
+    """While compiling, has the run check that a new set of voxels is not empty, or in training has two.
 
-    `torch.nn.BatchNorm1d` asks in training whether there is more than one value, and a size that only a run knows
-    cannot answer while compiling.
+    `torch.nn.BatchNorm1d` asks for this, and a size that only a run knows cannot answer while compiling.
     """
     if torch.compiler.is_compiling():
-        torch._check(indices.shape[0] >= 2, lambda: "a compiled training step needs two voxels or more at every level")
+        least = 2 if training else 1
+        torch._check(indices.shape[0] >= least, lambda: f"compiled code needs {least} voxels or more at every level")
 
 
 def check_inside(name: str, indices: Tensor, sizes: Sequence[int]) -> None:

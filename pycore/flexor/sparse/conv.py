@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.sparse import reset_parameters
-from ..nn.sparse_tensor import at_least_two_rows
+from ..nn.sparse_tensor import enough_rows
 from ..ops import SparseIndex, SparseMap, sparse_conv
 from .core import Activation, ConvAlgo, IndiceData, SparseConvTensor, expand_nd, sparse_conv_tensor
 from .functional import activate
@@ -157,8 +157,8 @@ class SparseConvolution(CountsVoxels):
             return self._shared(input, known).map, input.indice_dict.copy()
         window = self.kernel_size, self.stride, self.padding, self.dilation, self.output_padding
         map = window_map(input.checked_index(self._title()), *window, self.subm, self.transposed)
-        if self.training and not self.subm:
-            at_least_two_rows(map.out.indices)
+        if not self.subm:
+            enough_rows(map.out.indices, self.training)
         if self.indice_key is None:
             return map, input.indice_dict.copy()
         data = IndiceData(map, self.subm, self.algo, self.kernel_size, self.stride, self.dilation, self.padding)

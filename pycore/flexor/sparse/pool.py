@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..nn.sparse import global_pool
-from ..nn.sparse_tensor import at_least_two_rows
+from ..nn.sparse_tensor import enough_rows
 from ..ops import sparse_pool
 from .core import ConvAlgo, IndiceData, SparseConvTensor, expand_nd, sparse_conv_tensor
 from .modules import CountsVoxels, SparseModule
@@ -47,8 +47,8 @@ class _Pool(CountsVoxels):
         started = input.clock()
         window = self.kernel_size, self.stride, self.padding, self.dilation
         map = window_map(input.checked_index(type(self).__name__), *window, [0] * self.ndim, self.subm)
-        if self.training and not self.subm:
-            at_least_two_rows(map.out.indices)
+        if not self.subm:
+            enough_rows(map.out.indices, self.training)
         mapped = input.clock()
         output = input.replace(sparse_pool(input.features, map, self._mode), map.out)
         output.indice_dict = input.indice_dict.copy()

@@ -105,22 +105,28 @@ class PointToVoxel:
             )
         kept, keys = self._keys(pc)
         keys, order = keys.sort(stable=True)
-        points = kept[order]  # sorted by cell, in each cell as they came
-        starts = torch.ones_like(keys, dtype=torch.bool)
-        starts[1:] = keys[1:] != keys[:-1]
-        group, starts = starts.cumsum(0) - 1, starts.nonzero()[:, 0]
-        place = torch.arange(len(keys), device=pc.device) - starts[group]
-        seen = points[starts].argsort()  # groups by their first point
-        number = torch.empty_like(seen).scatter(0, seen, torch.arange(len(seen), device=pc.device))
-        count = min(len(seen), self.max_num_voxels)
-        number = number.masked_fill(number >= count, -1)[group]
-        ids = torch.full((len(pc),), -1, dtype=torch.int64, device=pc.device)
-        ids[points] = number
-        used = (number >= 0) & (place < self.max_num_points_per_voxel)
-        voxels = pc.new_zeros((count, self.max_num_points_per_voxel, self.num_point_features), dtype=torch.float32)
-        voxels[number[used], place[used]] = pc[points[used]].float()
-        indices = self._unpacked(keys[starts[seen[:count]]])
-        number_of_points = torch.bincount(number[used], minlength=count).int()
+        points = kept.index_select(0, order)  # sorted by cell, in each cell as they came
+        numbers = torch.arange(len(points), device=pc.device)
+        change = keys[1:] != keys[:-1]
+        starts = torch.cat([numbers[:1], numbers[1:][change]])
+        sizes = torch.cat([starts[1:], numbers.new_tensor([len(points)])[: len(starts)]]) - starts
+        first = points.index_select(0, starts)
+        rank = torch.zeros(len(pc), dtype=torch.int64, device=pc.device).index_fill_(0, first, 1).cumsum_(0)
+        voxel = rank.index_select(0, first) - 1  # of each cell, in the order of first points
+        count = min(len(starts), self.max_num_voxels)
+        cell = torch.empty_like(voxel).scatter_(0, voxel, numbers[: len(starts)])[:count]
+        voxel.masked_fill_(voxel >= count, -1)
+        of_point = voxel.repeat_interleave(sizes)
+        place = numbers - starts.repeat_interleave(sizes)
+        ids = torch.full((len(pc),), -1, dtype=torch.int64, device=pc.device).index_copy_(0, points, of_point)
+        limit = self.max_num_points_per_voxel
+        used = ((of_point >= 0) & (place < limit)).nonzero()[:, 0]
+        rows = (of_point * limit + place).index_select(0, used)
+        voxels = torch.zeros(count * limit, self.num_point_features, device=pc.device)
+        voxels.index_copy_(0, rows, pc.index_select(0, points.index_select(0, used)).float())
+        voxels = voxels.view(count, limit, self.num_point_features)
+        indices = self._unpacked(keys.index_select(0, starts.index_select(0, cell)))
+        number_of_points = sizes.index_select(0, cell).clamp_(max=limit).int()
         if empty_mean:
             _fill_with_mean(voxels, number_of_points)
         return voxels, indices, number_of_points, ids
@@ -129,12 +135,14 @@ class PointToVoxel:
         """Rows of the points inside, and the number of the cell of each."""
         exact = pc if pc.dtype == torch.float64 else pc.float()
         vsize, low = (torch.tensor(v, device=pc.device) for v in (self.vsize, self.coors_range[: self.ndim]))
-        cells = ((exact[:, : self.ndim].flip(1) - low) / vsize).floor()
-        inside = ((cells >= 0) & (cells < torch.tensor(self.grid_size, device=pc.device))).all(1)
+        cells = ((exact[:, : self.ndim].flip(1) - low) / vsize).floor_()
+        inside = torch.ones(len(pc), dtype=torch.bool, device=pc.device)
+        for cell, size in zip(cells.unbind(1), self.grid_size, strict=True):
+            inside &= (cell >= 0) & (cell < size)
         kept = inside.nonzero()[:, 0]
-        cells, keys = cells[kept].long(), torch.zeros_like(kept)
-        for axis, stride in enumerate(self.grid_stride):
-            keys += cells[:, axis] * stride
+        keys = torch.zeros_like(kept)
+        for cell, stride in zip(cells.unbind(1), self.grid_stride, strict=True):
+            keys += cell.index_select(0, kept).long() * stride
         return kept, keys
 
     def _unpacked(self, keys: Tensor) -> Tensor:
