@@ -210,6 +210,21 @@ def test_holes_add_up(scan):
     assert all((hole.asked & ~hole.counted).any() for hole in training), "held-out blocks are asked about, not counted"
 
 
+def test_large_scans_are_cropped_in_training(voxels):
+    scan = BlockedScan(voxels, BlockSettings(block=4, reach=3, crop=10))
+    places = set()
+    for step in range(6):
+        hole = scan.training(0, step)
+        left = hole.coords[~hole.asked]
+        assert (np.ptp(left, axis=0) < 10).all() and hole.counted.any()
+        assert (np.ptp(hole.coords, axis=0) < 10 + 2 * 3).all()
+        places.add(tuple(left.min(0)))
+    assert len(places) > 3
+    assert len(scan.test().coords) > 2 * len(hole.coords), "the test is on the whole scan"
+    whole = BlockedScan(voxels, BlockSettings(block=4, reach=3, crop=64)).training(0, 0)
+    assert cells(whole.coords) == cells(BlockedScan(voxels, BlockSettings(block=4, reach=3)).training(0, 0).coords)
+
+
 def test_scores_and_baselines(scan):
     hole = scan.test()
     asked, occupied = hole.asked, hole.occupied & hole.asked

@@ -112,6 +112,7 @@ def fit(
     reach: Annotated[int, typer.Option(min=1, help="Asked about is what is this near to what was left, voxels.")] = 4,
     hold_out: Annotated[float, typer.Option(min=0, max=1, help="Share of blocks that only the test sees.")] = 0.15,
     drop: Annotated[float, typer.Option(min=0, max=1, help="Share of the others that a step takes out.")] = 0.15,
+    crop: Annotated[int, typer.Option(min=16, help="A step sees a box of this edge of a larger scan, voxels.")] = 512,
     width: Annotated[int, typer.Option(min=1, help="Channels of the U-Net's first level.")] = 16,
     levels: Annotated[int, typer.Option(min=1, help="Of the U-Net.")] = 4,
     epochs: Annotated[int, typer.Option(min=1, help="A checkpoint and a measurement after each.")] = 12,
@@ -163,7 +164,7 @@ def fit(
     settings = CompletionSettings(
         width=width, levels=levels, epochs=epochs, steps=steps, batch=batch or parallel.size(), rate=rate, seed=seed
     )
-    blocks = BlockSettings(block, reach, hold_out, drop)
+    blocks = BlockSettings(block, reach, hold_out, drop, crop)
     try:
         command.fit(scans, out, command.Reading(voxel, columns), settings, blocks, device, evaluate, console)
         parallel.wait()

@@ -48,7 +48,8 @@ class View:
         corners = np.stack(np.meshgrid(*[(0, 1)] * 3), -1).reshape(-1, 3)
         flat = [(coords + corner) @ axes[:2].T for corner in corners]
         low, high = np.percentile(np.concatenate(flat), [0.3, 99.7], axis=0)  # a few strays may fall outside
-        low, high = low - 2, high + 2
+        margin = 0.03 * (high - low).max()
+        low, high = low - margin, high + margin
         height = round(width * float(np.clip((high - low)[1] / (high - low)[0], 0.4, 1.1)))
         return cls(axes, low, high, (width, height))
 

@@ -34,12 +34,14 @@ class BlockSettings:
         reach: the largest difference along an axis, at most `block`.
         hold_out: share of the cubes that training never sees.
         drop: share of the other cubes that a training step takes out.
+        crop: a training step is given no more than a box of this edge, somewhere in the scan; voxels.
     """
 
     block: int = 6
     reach: int = 4
     hold_out: float = 0.15
     drop: float = 0.15
+    crop: int = 512
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ class BlockedScan:
             hidden = blocks_chosen(cells, held_out, 0, 0)
             return hidden | blocks_chosen(cells, drop, seed + 1, step), ~hidden
 
-        return self._without(missing, step_symmetry(seed, step))
+        random = np.random.default_rng([seed, step])
+        return self._without(missing, int(random.integers(8)), self._window(random))
 
     def test(self) -> Holes:
         """The held-out blocks taken out."""
@@ -136,36 +139,40 @@ class BlockedScan:
             hidden = blocks_chosen(cells, self.settings.hold_out, 0, 0)
             return hidden, hidden
 
-        return self._without(missing, 0)
+        return self._without(missing, 0, np.ones(len(self.voxels), bool))
 
-    def _without(self, missing: Missing, symmetry: int) -> Holes:
+    def _window(self, random: np.random.Generator) -> NDArray[np.bool_]:
+        """Which voxels lie in a box around one that is not held out; all of them along an axis that is short enough."""
+        coords, crop = self.voxels.coords, self.settings.crop
+        middle = coords[random.choice(np.flatnonzero(~self.held_out))]
+        low = np.clip(middle - crop // 2, 0, np.maximum(coords.max(0) + 1 - crop, 0))
+        return ((coords >= low) & (coords < low + crop)).all(1)
+
+    def _without(self, missing: Missing, symmetry: int, window: NDArray[np.bool_]) -> Holes:
+        """What is left within a window, and all that is asked about because of it."""
         gone, counts = missing(self.cells)
         coords, values = self.voxels.coords, self.voxels.values
-        kept, kept_values, wanted = coords[~gone], values[~gone], np.flatnonzero(gone & counts)
+        left, wanted = window & ~gone, np.flatnonzero(gone & counts)
+        kept, kept_values = coords[left], values[left]
         asked = candidates(kept, missing, self.settings.block, self.settings.reach)
         near, closeness = _near(asked, kept, kept_values)
         row, occupied = _find(asked, coords[wanted])
 
         truth = np.concatenate([kept_values, np.zeros((len(asked), values.shape[1]), np.float32)])
         truth[len(kept) :][occupied] = values[wanted[row[occupied]]]
-        left = len(kept)
+        before = len(kept)
         columns: dict[str, Any] = {
             "coords": _turned(np.concatenate([kept, asked]).astype(np.int32), symmetry),
             "near": np.concatenate([np.repeat(kept_values[:, None], NEAREST, 1), near]),
-            "closeness": np.concatenate([np.zeros((left, NEAREST), np.float32), closeness]),
-            "asked": _padded(np.ones(len(asked), bool), left, False),
-            "counted": _padded(missing(asked // self.settings.block)[1], left, False),
-            "occupied": _padded(occupied, left, True),
+            "closeness": np.concatenate([np.zeros((before, NEAREST), np.float32), closeness]),
+            "asked": _padded(np.ones(len(asked), bool), before, False),
+            "counted": _padded(missing(asked // self.settings.block)[1], before, False),
+            "occupied": _padded(occupied, before, True),
             "truth": truth,
         }
         order = ranks(columns["coords"])
         sorted_columns = {name: column[order] for name, column in columns.items()}
         return Holes(**sorted_columns, beyond=len(wanted) - int(occupied.sum()))
-
-
-def step_symmetry(seed: int, step: int) -> int:
-    """One of the eight symmetries that keep z."""
-    return int(np.random.default_rng([seed, step]).integers(8))
 
 
 def _turned(coords: NDArray[np.int32], symmetry: int) -> NDArray[np.int32]:
