@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import _C, _backend
 
-_RUNS_ON = {"odconv1d": "odconv2d"}  # ops whose kernels are another's
+_RUNS_ON = {"odconv1d": "odconv2d", "SparseIndex": "sparse_index"}  # ops whose kernels are another's
 
 
 class Info(dict[str, Any]):

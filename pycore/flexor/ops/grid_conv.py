@@ -121,18 +121,16 @@ class _GridConv(Operator):
         if _shared_kernels(in_dims):
             input, attention = _vmap.into_batch(tensors[0], tensors[5])
             return _vmap.out_of_batch(batch, self.op(input, *args[1:5], attention, *args[6:])), 0
-        return torch.stack([self.op(*_of(tensors, i), *args[6:]) for i in range(batch)]), 0
+        return torch.stack([self.op(*_vmap.element(tensors, i), *args[6:]) for i in range(batch)]), 0
 
     def vmap_backward(self, batch: int, in_dims: Dims, *args: Any) -> tuple[Grads, Dims]:
         *_, needs, _ = args
         tensors = _vmap.leading(batch, in_dims, *args[:7])
-        if _shared_kernels(in_dims[1:]) and not any(needs[1:5]):
-            grad_output, input, attention = _vmap.into_batch(tensors[0], tensors[1], tensors[6])
-            folded = self.backward_op(grad_output, input, *args[2:6], attention, *args[7:])
-            grads = tuple(None if g is None else _vmap.out_of_batch(batch, g) for g in folded)
-        else:
-            each = [self.backward_op(*_of(tensors, i), *args[7:]) for i in range(batch)]
-            grads = tuple(None if column[0] is None else torch.stack(column) for column in zip(*each, strict=True))
+        if not _shared_kernels(in_dims[1:]) or any(needs[1:5]):
+            return _vmap.stacked([self.backward_op(*_vmap.element(tensors, i), *args[7:]) for i in range(batch)])
+        grad_output, input, attention = _vmap.into_batch(tensors[0], tensors[1], tensors[6])
+        folded = self.backward_op(grad_output, input, *args[2:6], attention, *args[7:])
+        grads = tuple(None if g is None else _vmap.out_of_batch(batch, g) for g in folded)
         return grads, tuple(None if g is None else 0 for g in grads)
 
     def autocast(self, dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
@@ -156,10 +154,6 @@ def _by_cell(attention: Tensor, input: Tensor) -> Tensor:
 
 def _shared_kernels(in_dims: Dims) -> bool:
     return all(dim is None for dim in in_dims[1:5])
-
-
-def _of(tensors: list[Tensor | None], i: int) -> list[Tensor | None]:
-    return [None if t is None else t[i] for t in tensors]
 
 
 def _check_tensors(input: Any, weight1: Any, weight2: Any, bias1: Any, bias2: Any, attention: Any) -> None:
