@@ -95,7 +95,7 @@ def times(shown: dict[str, Any]) -> str:
 def scores(fitted: list[dict[str, Any]]) -> str:
     """Held-out IoU and error of each training."""
     lines = [
-        "| scan | voxels | held out | IoU: nearest neighbour | U-Net | error: nearest neighbour | mean of eight | U-Net |",
+        "| scan | voxels | held out | IoU: nearest | U-Net | error of values: nearest | mean of eight | U-Net |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for metrics in fitted:

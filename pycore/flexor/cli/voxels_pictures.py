@@ -75,7 +75,7 @@ def _seen(coords: NDArray, axes: NDArray[np.float64]) -> int:
 
 
 def draw(coords: NDArray, colours: Colours, view: View) -> NDArray[np.uint8]:
-    """Voxels (N, 3) as cubes, those further away first; more than MOST_CUBES are drawn two times as large, and so on."""
+    """Voxels (N, 3) as cubes, those further away first; of more than MOST_CUBES eight become one."""
     size = 1
     while len(coords) > MOST_CUBES:
         size *= 2
