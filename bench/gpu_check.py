@@ -11,7 +11,6 @@ names the GPU, driver and versions. Without a GPU it says so and does nothing.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import subprocess
 import sys
@@ -153,13 +152,6 @@ def check_dynamic(report: Report) -> None:
             label = f"{case.name} {dtype} {'nhwc' if channels_last else 'nchw'}"
             tensors = case.tensors(dtype, channels_last, torch.float32, DEVICE)
             check_op(report, label, case.reference, case.kernel, tensors, modes=(True,))
-
-
-def check_sparse_index(report: Report) -> None:
-    """Every tensor as the CPU makes it."""
-    for side in gpu_sparse.SIDES:
-        differing = functools.partial(gpu_sparse.differing_parts, side, DEVICE)
-        report.check(f"sparse index of {2 * side**2} voxels", differing, 0.0)
 
 
 def check_op(
@@ -386,7 +378,7 @@ def main() -> int:
     finished = True
     try:
         check_edges(report)
-        check_sparse_index(report)
+        gpu_sparse.check_index(report.check, DEVICE)
         check_warps(report)
         # The times come before the long list of checks, so that a slow first compilation cannot squeeze them out.
         benchmark(report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -108,6 +109,12 @@ def taps_of(case: SparseCase, device: torch.device) -> list[Pairs]:
     map = case.map(torch.device("cpu"), None)
     found = pairs_by_tap(map.tensors, math.prod(map.kernel))
     return [Pairs(tap, outputs.to(device), inputs.to(device)) for tap, outputs, inputs in found]
+
+
+def check_index(check: Callable[[str, Callable[[], float], float], None], device: str) -> None:
+    """Every tensor as the CPU makes it."""
+    for side in SIDES:
+        check(f"sparse index of {2 * side**2} voxels", functools.partial(differing_parts, side, device), 0.0)
 
 
 def differing_parts(side: int, device: str) -> int:

@@ -14,7 +14,7 @@ from flexor import _backend
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(flexor.__file__).parent
-LAYERS = ("reference", "_cuda", "kernels", "ops", "nn", "sparse", "models", "codec")  # each may import those before it, not after
+LAYERS = ("reference", "_cuda", "kernels", "ops", "nn", "sparse", "models", "codec")  # each may import those before it
 
 
 def imports(path: Path) -> set[str]:
