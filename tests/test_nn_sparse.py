@@ -132,6 +132,10 @@ def test_sequential_takes_tensors_of_both_packages():
     mixed = sparse.SparseSequential(sparse.SubMConv3d(3, 3, 3), *layers).double()
     assert isinstance(mixed(theirs), sparse.SparseConvTensor)
     assert net[:2](x).features.shape[1] == 4
+    found = sparse.SparseSequential(nn.ReLU(), sparse.SparseConv3d(3, 3, 2, 2)).double()(x)
+    assert isinstance(found, sparse.SparseConvTensor) and found.spatial_shape == [3, 3, 2]
+    with pytest.raises(ValueError, match="needs a spatial_shape, which this SparseTensor lacks"):
+        sparse.SubMConv3d(3, 3, 3)(make(shape=False))
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

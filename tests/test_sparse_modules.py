@@ -180,6 +180,17 @@ def test_activation_after_residual(kernel, act):
             assert_close(layer(x, added).features, expected, 1e-12)
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_autocast(kernel):
+    layer, x = spconv.SubMConv3d(4, 6, kernel), make(3, 4, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(x)
+    assert output.features.dtype == torch.bfloat16
+    assert_close(output.features, layer(x).features, 0.02)
+    output.features.sum().backward()
+    assert layer.weight.grad.dtype == torch.float32
+
+
 def test_attributes_and_state_dict():
     layer = spconv.SparseConv3d(
         3, 4, (3, 1, 2), 2, padding=[1, 0, 1], indice_key="a", record_voxel_count=True, name="n"

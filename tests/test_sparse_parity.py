@@ -86,6 +86,14 @@ def test_replace_live(name, spconv, stream):
     ours.load_state_dict(theirs.state_dict())
 
 
+def test_every_layer_is_known(spconv):
+    kinds = [kind for file in (spconv, spconv.modules, spconv.pool, spconv.tables) for kind in vars(file).values()]
+    layers = {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, torch.nn.Module)}
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in layers if kind.__module__.startswith("spconv.")}
+    unknown = names - set(flexor.sparse.twins.TWINS)
+    assert unknown == {"spconv.pytorch.modules.SparseModule", "spconv.pytorch.modules.PrintCurrentTime"}
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_same_initial_weights(kernel, spconv):

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.sparse import reset_parameters
-from ..nn.sparse_tensor import enough_rows
-from ..ops import SparseIndex, SparseMap, sparse_conv
-from .core import Activation, ConvAlgo, IndiceData, SparseConvTensor, expand_nd, sparse_conv_tensor
+from ..ops import SparseMap, sparse_conv
+from .core import Activation, ConvAlgo, SparseConvTensor, expand_nd, sparse_conv_tensor
 from .functional import activate
+from .keys import inverse_map, new_map, shared_map, title
 from .modules import VOXEL_COUNT, CountsVoxels
-from .ops import window_map
 
 LAYOUTS = ("KRSC", "RSKC", "RSCK")
 
@@ -122,7 +121,7 @@ class SparseConvolution(CountsVoxels):
         input = sparse_conv_tensor(input)
         if input.features.shape[1] != self.in_channels:
             raise ValueError(
-                f"{self._title()}: input must have in_channels = {self.in_channels} channels, "
+                f"{title(self)}: input must have in_channels = {self.in_channels} channels, "
                 f"got {input.features.shape[1]}"
             )
         residual = None if add_input is None else add_input.features
@@ -143,74 +142,18 @@ class SparseConvolution(CountsVoxels):
         return output
 
     def _one_tap(self, features: Tensor, residual: Tensor | None) -> Tensor:
-        features = features @ self.weight.reshape(self.in_channels, self.out_channels)
-        if self.bias is not None:
-            features = features + self.bias
+        matrix = self.weight.reshape(self.in_channels, self.out_channels)
+        features = features @ matrix if self.bias is None else torch.addmm(self.bias, features, matrix)
         return activate(features if residual is None else features + residual, self.act_type, self.act_alpha)
 
     def _map(self, input: SparseConvTensor) -> tuple[SparseMap, dict[str, Any]]:
         """This layer's map, and what the output keeps by indice_key."""
         known = input.find_indice_pair(self.indice_key)
         if self.inverse:
-            return self._partner(input, known).map.transposed(), input.indice_dict.copy()
+            return inverse_map(self, input, known), input.indice_dict.copy()
         if known is not None:
-            return self._shared(input, known).map, input.indice_dict.copy()
-        window = self.kernel_size, self.stride, self.padding, self.dilation, self.output_padding
-        map = window_map(input.checked_index(self._title()), *window, self.subm, self.transposed)
-        if not self.subm:
-            enough_rows(map.out.indices, self.training)
-        if self.indice_key is None:
-            return map, input.indice_dict.copy()
-        data = IndiceData(map, self.subm, self.algo, self.kernel_size, self.stride, self.dilation, self.padding)
-        return map, {**input.indice_dict, self.indice_key: data}
-
-    def _shared(self, input: SparseConvTensor, known: IndiceData) -> IndiceData:
-        """What another submanifold layer has left under this indice_key, if it may be used."""
-        if not self.subm or not known.is_subm:
-            raise ValueError(
-                f"{self._title()}: indice_key {self.indice_key!r} is taken; only submanifold convolutions share one, "
-                "and inverse convolutions use that of their partner. Give this layer another"
-            )
-        self._check_equal("kernel_size", self.kernel_size, known.ksize)
-        self._check_equal("dilation", self.dilation, known.dilation)
-        self._check_equal("spatial_shape of the input", input.spatial_shape, known.spatial_shape)
-        self._check_voxels(input, known.map.input)
-        return known
-
-    def _partner(self, input: SparseConvTensor, known: IndiceData | None) -> IndiceData:
-        """What the layer that this one inverts has left."""
-        if known is None:
-            raise ValueError(
-                f"{self._title()}: no layer before has indice_key {self.indice_key!r}; give it to the SparseConv or "
-                f"pooling that this layer inverts. Known: {sorted(input.indice_dict)}"
-            )
-        if known.is_subm:
-            raise ValueError(
-                f"{self._title()}: indice_key {self.indice_key!r} is that of a submanifold convolution, which needs no "
-                "inverse; give that of a SparseConv or pooling"
-            )
-        self._check_equal("kernel_size", self.kernel_size, known.ksize)
-        self._check_equal("spatial_shape of the input", input.spatial_shape, known.out_spatial_shape)
-        self._check_voxels(input, known.map.out)
-        return known
-
-    def _check_voxels(self, input: SparseConvTensor, index: SparseIndex) -> None:
-        """The map is for these voxels, row for row; spconv compares how many there are alone."""
-        if input.index is index:
-            return
-        self._check_equal("rows of the input", input.indices.shape[0], len(index))
-        if not torch.compiler.is_compiling() and not torch.equal(input.indices, index.indices.to(input.indices.dtype)):
-            raise ValueError(
-                f"{self._title()}: indices of the input must be those of the layer with indice_key "
-                f"{self.indice_key!r}, row for row; got others. Give this layer another indice_key, or none"
-            )
-
-    def _check_equal(self, what: str, got: Any, expected: Any) -> None:
-        if got != expected:
-            raise ValueError(
-                f"{self._title()}: {what} must be that of the layer with indice_key {self.indice_key!r} = {expected}, "
-                f"got {got}"
-            )
+            return shared_map(self, input, known), input.indice_dict.copy()
+        return new_map(self, input)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Takes weights in the layout that SPCONV_SAVED_WEIGHT_LAYOUT names, and checkpoints without a voxel count."""
@@ -230,9 +173,6 @@ class SparseConvolution(CountsVoxels):
     def _params(self) -> dict[str, Any]:
         names = ("kernel_size", "stride", "padding", "dilation", "output_padding", "subm", "transposed", "out_channels")
         return {name: getattr(self, name) for name in names} | {"input_channels": self.in_channels}
-
-    def _title(self) -> str:
-        return " ".join(part for part in (type(self).__name__, self._sparse_unique_name or self.name) if part)
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]

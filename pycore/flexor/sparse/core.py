@@ -283,9 +283,15 @@ class SparseConvTensor(SparseTensor):
 
 
 def sparse_conv_tensor(value: Any) -> SparseConvTensor:
-    """Value itself, or the same for the tensor of an spconv that is installed beside this package."""
+    """Value itself, or the same for a tensor of `flexor.nn`, or of an spconv that is installed beside this package."""
     if isinstance(value, SparseConvTensor):
         return value
+    if isinstance(value, SparseTensor):
+        if value.spatial_shape is None:
+            raise ValueError("flexor.sparse needs a spatial_shape, which this SparseTensor lacks; flexor.nn does not")
+        tensor = SparseConvTensor(value.features, value.indices, value.spatial_shape, value.batch_size)
+        tensor._index = value.index
+        return tensor
     if not hasattr(value, "indice_dict"):
         raise TypeError(f"expected a SparseConvTensor, got {type(value).__name__}")
     bounds = value.spatial_shape, value.batch_size

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn import sparse
+from ..nn import SparseTensor, sparse
 from .core import SparseConvTensor, sparse_conv_tensor
 
 VOXEL_COUNT = "max_num_voxels_during_training"
@@ -100,7 +100,7 @@ class SparseSequential(SparseModule):
 
 def on_features(apply: Callable[[Tensor], Tensor], input: Any) -> Any:
     """Applies it to a tensor's features, unless it has no rows; to anything else itself."""
-    if not hasattr(input, "indice_dict"):
+    if not isinstance(input, SparseTensor) and not hasattr(input, "indice_dict"):
         return apply(input)
     input = sparse_conv_tensor(input)
     # A row count that only a run knows cannot decide what is compiled.

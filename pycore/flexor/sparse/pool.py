@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..nn.sparse import global_pool
-from ..nn.sparse_tensor import enough_rows
 from ..ops import sparse_pool
-from .core import ConvAlgo, IndiceData, SparseConvTensor, expand_nd, sparse_conv_tensor
+from .core import ConvAlgo, SparseConvTensor, expand_nd, sparse_conv_tensor
+from .keys import new_map, title
 from .modules import CountsVoxels, SparseModule
-from .ops import window_map
 
 
 class _Pool(CountsVoxels):
     _mode: ClassVar[str]
+    transposed, output_padding = False, ()  # what a map also depends on in convolutions
 
     def __init__(
         self,
@@ -43,18 +43,12 @@ class _Pool(CountsVoxels):
     def forward(self, input: SparseConvTensor) -> SparseConvTensor:
         input = sparse_conv_tensor(input)
         if input.find_indice_pair(self.indice_key) is not None:
-            raise ValueError(f"{type(self).__name__}: indice_key {self.indice_key!r} is taken; give this layer another")
+            raise ValueError(f"{title(self)}: indice_key {self.indice_key!r} is taken; give this layer another")
         started = input.clock()
-        window = self.kernel_size, self.stride, self.padding, self.dilation
-        map = window_map(input.checked_index(type(self).__name__), *window, [0] * self.ndim, self.subm)
-        if not self.subm:
-            enough_rows(map.out.indices, self.training)
+        map, indice_dict = new_map(self, input)
         mapped = input.clock()
         output = input.replace(sparse_pool(input.features, map, self._mode), map.out)
-        output.indice_dict = input.indice_dict.copy()
-        if self.indice_key is not None:
-            data = IndiceData(map, self.subm, self.algo, self.kernel_size, self.stride, self.dilation, self.padding)
-            output.indice_dict[self.indice_key] = data
+        output.indice_dict = indice_dict
         self.note_voxels(output.features.shape[0])
         names = ("kernel_size", "stride", "padding", "dilation")
         params = {name: getattr(self, name) for name in names} | {"channels": input.features.shape[1]}
