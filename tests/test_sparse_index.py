@@ -141,10 +141,11 @@ def map_ranges(kernel):
 def built(way, dims, window, bounded):
     """All parts of an index, of its output's and of both maps, in more tiles than one."""
     torch.manual_seed(0)
-    dtype = torch.int32 if bounded else torch.int64
-    indices = scene(SHAPES[dims], 300 if dims == 4 else 600, batches=3, low=0 if bounded else -11, dtype=dtype)
+    rows, low, dtype = 300 if dims == 4 else 600, *((66, torch.int32) if bounded else (-11, torch.int64))
+    indices = scene(SHAPES[dims], rows, batches=3, low=low, dtype=dtype)
+    shape = [size + 2 * low for size in SHAPES[dims]] if bounded else None
     with running(way):
-        index = ops.SparseIndex(indices, spatial_shape=SHAPES[dims] if bounded else None)
+        index = ops.SparseIndex(indices, spatial_shape=shape)
         out, map = make(dims, window, index)
         maps = map, map.transposed(), index.submanifold(window.kernel, window.dilation)
         tensors = [*without_slots(index.parts), out.indices, *without_slots(out.parts)]

@@ -73,9 +73,12 @@ def sparse_index(indices: Tensor, batch_size: int, lower: Ints | None, upper: In
         raise ValueError(f"sparse_index: indices must have at most 2**31 - 1 rows, got {indices.shape[0]}")
     batch, sites = indices[:, 0].long(), _in_four(indices[:, 1:].long())
     _check_range(indices, batch_size, lower, upper)
+    # The frame begins with the bounds, for one order of all parts of a scene, and ends with the voxels.
+    first = _four(lower, 0) if lower is not None and upper is not None else None
     if not indices.shape[0]:
-        return _sorted_index(batch, sites, dims, _frame(dims, [0] * AXES, [0] * AXES, 1))
-    low, high = (values.tolist() for values in (sites.amin(0), sites.amax(0)))
+        first = first or (0,) * AXES
+        return _sorted_index(batch, sites, dims, _frame(dims, first, first, 1))
+    low, high = first or sites.amin(0).tolist(), sites.amax(0).tolist()
     parts = _sorted_index(batch, sites, dims, _frame(dims, low, high, int(batch.max()) + 1))
     _check_duplicates(indices, parts[0])
     return parts
