@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contests of sparse convolution: everyone computes the same, scenes are what they say, goals are read right."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import sparse_order
 import torch
 from flexor import bench
 from flexor.bench import contest, picture, report, sparse, sparse_contests, sparse_peers, sparse_scene
@@ -13,6 +15,7 @@ from flexor.bench.goals import Gain, Goal
 from flexor.bench.sparse_contests import FIND, GATHER, GEMM, INPUT, SCN, SORTED, SPCONV, USER, WEIGHT
 from flexor.bench.sparse_scene import Scene
 from flexor.ops import SparseIndex
+from flexor.reference.sparse_conv import pairs
 
 TINY = Scene("indoor", 0.5)
 MACHINE = {"cpu": "a cpu", "cores": 2, "isa": "avx2", "fma_gflops": 100.0, "fma_method": "by decree",
@@ -53,8 +56,8 @@ def test_a_layers_work_is_counted_by_pairs():
     layer = replace(sparse.layer(16, USER), scene=TINY)
     sites = {tuple(row) for row in sparse_scene.voxels(TINY)[:, 1:].tolist()}
     steps = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3), -1).reshape(-1, 3)
-    pairs = sum(tuple(np.add(site, step)) in sites for site in sites for step in steps)
-    assert layer.flops == 2 * pairs * 16 * 16
+    met = sum(tuple(np.add(site, step)) in sites for site in sites for step in steps)
+    assert layer.flops == 2 * met * 16 * 16
     assert replace(layer, direction=TRAINING).flops == 3 * layer.flops
 
 
@@ -93,14 +96,14 @@ def test_network():
     kind = sparse.network(TINY)
     found = contest.run(kind, seconds=0)
     assert found["error"][OURS] < 1e-5
-    levels, pairs = [], []
+    levels, met = [], []
     index = SparseIndex(sparse_scene.voxels(TINY), spatial_shape=sparse_scene.bounds(TINY), batch_size=1)
     for level in range(7):
         index = index.strided(2, 2, 0)[0] if level else index
         levels.append(len(index))
-        pairs.append(index.submanifold(3).tensors[2].shape[0])
-    macs = pairs[0] * 3 * 16 + levels[0] * 16 * 20 + pairs[6] * 112**2
-    macs += sum(3 * pairs[k] * (16 * (k + 1)) ** 2 + 2 * levels[k] * 16 * (k + 1) * 16 * (k + 2) for k in range(6))
+        met.append(index.submanifold(3).tensors[2].shape[0])
+    macs = met[0] * 3 * 16 + levels[0] * 16 * 20 + met[6] * 112**2
+    macs += sum(3 * met[k] * (16 * (k + 1)) ** 2 + 2 * levels[k] * 16 * (k + 1) * 16 * (k + 2) for k in range(6))
     assert found["flops"] == 2 * macs
 
 
@@ -208,3 +211,36 @@ def test_tables_and_picture(tmp_path):
     assert (tmp_path / "sparse.svg").stat().st_size > 1000
     bench.save(results, tmp_path / "sparse.json")
     assert bench.load(tmp_path / "sparse.json") == results
+
+
+@pytest.mark.parametrize(("dims", "bits"), [(2, 4), (3, 3)])
+def test_a_hilbert_curve_goes_from_neighbour_to_neighbour(dims, bits):
+    points = torch.tensor(list(itertools.product(range(2**bits), repeat=dims)))
+    places = sparse_order.hilbert(points)
+    assert sorted(places.tolist()) == list(range(len(points)))
+    steps = points[places.argsort()].diff(dim=0)
+    assert (steps.abs().sum(1) == 1).all()
+
+
+@pytest.mark.parametrize("order", sparse_order.ORDERS)
+def test_renumbering_a_map_keeps_its_pairs(order):
+    index = SparseIndex(sparse_scene.voxels(TINY), spatial_shape=sparse_scene.bounds(TINY), batch_size=1)
+    numbers = sparse_order.numbered(order, index)
+    assert sorted(numbers.tolist()) == list(range(len(index)))
+    rows = numbers if order != sparse_order.USER else index.parts[0].argsort()
+    tap, outputs, inputs = pairs(sparse_order.renumbered(order, index))
+    found = zip(tap.tolist(), rows[outputs].tolist(), rows[inputs].tolist(), strict=True)
+    there = torch.arange(len(index))
+    wanted = zip(*(t.tolist() for t in pairs([there, there, *index.submanifold(3).tensors[2:]])), strict=True)
+    assert sorted(found) == sorted(wanted)
+
+
+def test_orders_compute_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(sparse_order, "CHANNELS", (16,))
+    monkeypatch.setattr(sparse_order, "DOCUMENT", tmp_path / "page.md")
+    results = sparse_order.measure(TINY, seconds=0)
+    assert len(results["runs"]) == 3 and all(set(run["ms"]) == set(sparse_order.ORDERS) for run in results["runs"])
+    sparse_order.DOCUMENT.write_text(f"a\n{sparse_order.START}\nold\n{sparse_order.END}\nb\n")
+    sparse_order.publish(results)
+    text = sparse_order.DOCUMENT.read_text()
+    assert text.startswith("a\n") and text.endswith("\nb\n") and "| forward, C=16 | " in text and "old" not in text

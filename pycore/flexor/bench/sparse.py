@@ -97,7 +97,7 @@ def contests(everything: bool = False, scans: Sequence[str] = ()) -> list[Contes
         scans: real ones, `PATH` or `PATH@VOXEL`; layers, maps and the network run on each.
     """
     channels = CHANNELS if everything else CHANNELS[:3]
-    found = [layer(c, rows) for c in channels for rows in (USER, SORTED)]
+    found: list[Contest] = [layer(c, rows) for c in channels for rows in (USER, SORTED)]
     found += [layer(c, SORTED, direction) for direction in (INPUT, WEIGHT) for c in channels]
     found += [*maps(BUILD), network(LIDAR)]
     if everything:

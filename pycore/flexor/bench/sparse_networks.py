@@ -72,12 +72,11 @@ def spconv_unet(model: ScanNetUNet, bounds: Sequence[int], samples: int) -> Netw
 def scn_unet(model: ScanNetUNet) -> Network:
     """SparseConvNet's own, with its input layer; VGG-style blocks. Unavailable without SparseConvNet."""
     scn = import_scn()
-    planes, levels = [], model.unet.levels
-    while True:
-        planes.append(levels.before[0].conv.out_channels)
-        if levels.deepest:
-            break
-        levels = levels.deeper
+    level: Any = model.unet.levels
+    planes = [level.before[0].conv.out_channels]
+    while not level.deepest:
+        level = level.deeper
+        planes.append(level.before[0].conv.out_channels)
     sequence = scn.Sequential().add(scn.InputLayer(3, SCN_EXTENT, mode=4))
     sequence.add(scn.SubmanifoldConvolution(3, model.unet.stem.in_channels, planes[0], 3, False))
     sequence.add(scn.UNet(3, len(model.unet.levels.before), planes, residual_blocks=False, downsample=[2, 2]))
