@@ -230,7 +230,8 @@ def _las(path: Path) -> Columns:
         raise PointsError(f"{path}: reading it needs the package laspy: pip install 'flexor[cli]'") from None
     try:
         _vouch_las(path)
-        with laspy.open(path, read_evlrs=False) as reader:
+        # One thread: the parallel decoder allocates whatever a damaged chunk table asks for, and aborts.
+        with laspy.open(path, laz_backend=laspy.LazBackend.Lazrs, read_evlrs=False) as reader:
             header = reader.header
             count, size = header.point_count, header.point_format.size
             left = path.stat().st_size - header.offset_to_point_data
