@@ -22,6 +22,8 @@ from ._operator import is_plain, library
 
 Ints = Sequence[int]
 
+_FARTHEST = 2**62  # coordinates are multiplied by strides; a product that leaves 64 bits is refused
+
 _RELATION = "SymInt[] kernel, SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed"
 _SCHEMAS = {
     "sparse_index": "Tensor indices, SymInt batch_size, SymInt[]? lower, SymInt[]? upper",
@@ -65,16 +67,23 @@ def _run(name: str, *args: Any) -> list[Tensor]:
     build = _builder(name, first, backend, made)
     with torch.inference_mode(False):  # training may use them later
         built = build(*args)
-        if name == "sparse_output_index" and not args[-1] and _leaves_int32(built[6], args[1]):
-            built = _narrowed(build(*args[:-1], True))
+        if name == "sparse_index":
+            _check_ends(built[5], first.shape[1] - 1)
+        elif name == "sparse_output_index":
+            low, high = _check_ends(built[6], args[1])
+            if not args[-1] and (low < -(2**31) or high > 2**31):  # the blocks do, the voxels may not
+                built = _narrowed(build(*args[:-1], True))
     return built
 
 
-def _leaves_int32(frame: Tensor, dims: int) -> bool:
-    """Whether the blocks of this frame go on beyond int32 coordinates; its voxels need not."""
+def _check_ends(frame: Tensor, dims: int) -> tuple[int, int]:
+    """The least and the largest coordinate of a frame's blocks, far enough from overflow."""
     first, bits = frame[:AXES].tolist(), frame[AXES : 2 * AXES].tolist()
     ends = [(a << s, (a + (1 << b)) << s) for a, b, s in zip(first, bits, SHIFTS[dims], strict=True)]
-    return any(low < -(2**31) or high > 2**31 for low, high in ends)
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    if low <= -_FARTHEST or high >= _FARTHEST:
+        raise ValueError(f"sparse_index: blocks of voxels must lie within 2**62 of 0, got {low} to {high}")
+    return low, high
 
 
 def _narrowed(built: list[Tensor]) -> list[Tensor]:
