@@ -22,7 +22,7 @@ def main(path: Path) -> None:
     """Metres: x to the right, y away from the camera, z up."""
     colour, _, disparity = data.stereo_motorcycle()
     known = np.where(np.isfinite(disparity), disparity.astype(np.float64), np.nan)
-    steep = np.hypot(*np.gradient(known))
+    steep = np.maximum(*np.abs(np.gradient(known)))
     depth = FOCAL * BASELINE / (known + OFFSET)
     row, column = np.mgrid[: depth.shape[0], : depth.shape[1]]
     xyz = np.stack([(column - CENTRE_X) * depth / FOCAL, depth, (CENTRE_Y - row) * depth / FOCAL], -1)
