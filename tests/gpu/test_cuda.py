@@ -179,6 +179,12 @@ def test_submanifold_maps(shim, which, kernel, dilation):
     assert shim.launched[-1] == "sparse_neighbours"
 
 
+def test_more_blocks_around_than_64_bits_count(shim):
+    parts = sparse_index.sparse_index(SETS["3d"][0](), -1, None, None)
+    dilation = 4 * (2**22 - 1)  # 2**22 blocks along each axis, 2**66 in all
+    assert_same_map(parts, parts, 3, (2, 2, 2), (1, 1, 1), (0, 0, 0), (dilation,) * 3, False)
+
+
 def test_rows_with_like_masks_are_neighbours():
     masks = torch.tensor([[3, 0], [1, 5], [3, 0], [1, -1], [2, 0], [1, 5]], dtype=torch.int32)
     order = neighbours.mask_order(masks, torch.tensor([5, 4, 3, 2, 1, 0], dtype=torch.int32))
