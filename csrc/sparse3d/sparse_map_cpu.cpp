@@ -2,7 +2,7 @@
 // Which input voxel lies under which tap of which output voxel. An output block's surroundings are laid out as a small
 // dense grid of input ranks; every tap then reads it at one distance.
 #include "core/tasks.h"
-#include "sparse3d/blocks.h"
+#include "sparse3d/block_tree.h"
 #include "sparse3d/sparse_index_kernels.h"
 
 namespace flexor::FLEXOR_ISA {
@@ -12,6 +12,7 @@ constexpr int64_t kMostCells = 1 << 15;  // of the dense grid
 constexpr int64_t kMostAlong = 256;      // input blocks that a grid meets along an axis
 constexpr int64_t kWaveBytes = 1 << 22;  // of lists that are gathered before they are joined
 constexpr int64_t kMostTilesAtOnce = 256;
+constexpr int kFewVoxels = 6;                   // of a block, that are quicker one by one
 constexpr int64_t kListPitch = kTileRows + 16;  // whole vectors are written behind a list's end
 
 // Along an axis, in positions u: an input at u = in * in_scale, what a tap reads at u = out * out_scale + offset + tap
@@ -74,23 +75,28 @@ struct Lists {
   int32_t* counts;
 };
 
-// Input blocks that a grid meets along an axis.
+// Input blocks that a grid meets along an axis, by the nodes of the tree that they are in.
 struct Along {
-  int64_t count;
-  uint64_t voxels[kMostAlong];
-  int64_t key[kMostAlong], cell[kMostAlong];
+  int64_t nodes;
+  int64_t key[kMostAlong];        // of a node
+  int64_t begin[kMostAlong + 1];  // its first block here
+  uint64_t number[kMostAlong];    // of a block in its node
+  uint64_t voxels[kMostAlong];    // of a block that are in the grid
+  int64_t cell[kMostAlong];       // of its first voxel
 };
 
 struct Mapper {
   const MapParams& p;
   const Blocks out_blocks, in_blocks;
   const Plan plan;
+  const BlockTree tree;
 
   explicit Mapper(const MapParams& params)
       : p(params),
         out_blocks(params.output.dims, params.output.frame),
         in_blocks(params.input.dims, params.input.frame),
-        plan(params, out_blocks) {}
+        plan(params, out_blocks),
+        tree(params.input, in_blocks) {}
 
   // Bits of the input block at this coordinate whose positions lie in [begin, begin + span).
   FLEXOR_INLINE uint64_t within(int a, int64_t block, int64_t begin) const {
@@ -103,28 +109,34 @@ struct Mapper {
   }
   FLEXOR_INLINE static int64_t ceil_of(int64_t a, int64_t b) { return -floor_div(-a, b); }
 
-  // What the input blocks along each axis have in common: their voxels inside the grid, their part of the key, the
-  // part of their first voxel's cell.
+  // Which input blocks an output block's grid meets, axis by axis.
   void meet(int64_t batch, const int64_t* block, Along* along) const {
-    int key_shift = 0;
+    int64_t key_bits = 0;
     for (int a = 3; a >= 0; --a) {
       const int64_t begin = (block[a] << out_blocks.shift[a]) * plan.out_scale[a] + plan.low[a];
       const int64_t s = plan.in_scale[a], frame = in_blocks.frame.first[a];
       const int64_t first = larger(ceil_of(begin, s) >> in_blocks.shift[a], frame);
       const int64_t last = smaller(floor_div(begin + plan.span[a] - 1, s) >> in_blocks.shift[a],
                                    frame + (int64_t{1} << in_blocks.frame.bits[a]) - 1);
-      along[a].count = 0;
+      Along& to = along[a];
+      int64_t count = 0;
+      to.nodes = 0;
       for (int64_t at = first; at <= last; ++at) {
         const uint64_t voxels = within(a, at, begin);
         if (voxels == 0) continue;
-        const int64_t i = along[a].count++;
-        along[a].voxels[i] = voxels;
-        along[a].key[i] = (at - frame) << key_shift;
-        along[a].cell[i] = ((at << in_blocks.shift[a]) * s - begin) * plan.pitch[a];
+        const int64_t node = tree.node_part(a, at - frame);
+        if (to.nodes == 0 || to.key[to.nodes - 1] != node) {
+          to.key[to.nodes] = node;
+          to.begin[to.nodes++] = count;
+        }
+        to.number[count] = tree.number_part(a, at - frame);
+        to.voxels[count] = voxels;
+        to.cell[count++] = ((at << in_blocks.shift[a]) * s - begin) * plan.pitch[a];
       }
-      key_shift += static_cast<int>(in_blocks.frame.bits[a]);
+      to.begin[to.nodes] = count;
+      key_bits += in_blocks.frame.bits[a];
     }
-    for (int64_t i = 0; i < along[0].count; ++i) along[0].key[i] += batch << key_shift;
+    for (int64_t i = 0; i < along[0].nodes; ++i) along[0].key[i] += batch << key_bits;
   }
 
   // Writes the ranks of the inputs around an output block into the grid.
@@ -132,25 +144,48 @@ struct Mapper {
     __builtin_memset(grid, 0xff, static_cast<size_t>(plan.cells) * 4);
     Along along[4];
     meet(batch, block, along);
-    for (int64_t i = 0; i < along[0].count; ++i)
-      for (int64_t j = 0; j < along[1].count; ++j)
-        for (int64_t k = 0; k < along[2].count; ++k) {
-          const uint64_t voxels = along[0].voxels[i] & along[1].voxels[j] & along[2].voxels[k];
-          const int64_t key = along[0].key[i] + along[1].key[j] + along[2].key[k];
-          int32_t* cell = grid + along[0].cell[i] + along[1].cell[j] + along[2].cell[k];
-          for (int64_t l = 0; l < along[3].count; ++l)
-            copy_block(key + along[3].key[l], voxels & along[3].voxels[l], cell + along[3].cell[l]);
-        }
+    int64_t n[4];
+    for (n[0] = 0; n[0] < along[0].nodes; ++n[0])
+      for (n[1] = 0; n[1] < along[1].nodes; ++n[1])
+        for (n[2] = 0; n[2] < along[2].nodes; ++n[2])
+          for (n[3] = 0; n[3] < along[3].nodes; ++n[3]) {
+            const int64_t key = along[0].key[n[0]] + along[1].key[n[1]] + along[2].key[n[2]] + along[3].key[n[3]];
+            if (const BlockTree::Node* node = tree.find(key)) lay_out_node(*node, along, n, grid);
+          }
   }
 
-  FLEXOR_INLINE void copy_block(int64_t key, uint64_t wanted, int32_t* cell) const {
-    const int32_t found = find_block(p.input, key);
-    if (found < 0) return;
-    const uint64_t mask = static_cast<uint64_t>(p.input.masks[found]);
-    const int32_t base = p.input.bases[found];
-    for (uint64_t left = mask & wanted; left != 0; left &= left - 1) {
-      const int bit = __builtin_ctzll(left);
-      cell[plan.neighbour[bit]] = base + bits_below(mask, bit);
+  struct Found {
+    int32_t* cell;
+    uint64_t voxels;
+    int64_t block;
+  };
+
+  FLEXOR_INLINE void lay_out_node(const BlockTree::Node& node, const Along* along, const int64_t* n,
+                                  int32_t* grid) const {
+    Found found[65];  // whether a block is there is hard to predict: each is noted, and the next takes its place if not
+    int count = 0;
+    const auto for_axis = [&](int a, auto&& visit) __attribute__((always_inline)) {
+      for (int64_t i = along[a].begin[n[a]]; i < along[a].begin[n[a] + 1]; ++i)
+        visit(along[a].number[i], along[a].voxels[i], along[a].cell[i]);
+    };
+    for_axis(0, [&](uint64_t n0, uint64_t v0, int64_t c0) __attribute__((always_inline)) {
+      for_axis(1, [&](uint64_t n1, uint64_t v1, int64_t c1) __attribute__((always_inline)) {
+        for_axis(2, [&](uint64_t n2, uint64_t v2, int64_t c2) __attribute__((always_inline)) {
+          for_axis(3, [&](uint64_t n3, uint64_t v3, int64_t c3) __attribute__((always_inline)) {
+            const int number = static_cast<int>(n0 | n1 | n2 | n3);
+            found[count] = {grid + c0 + c1 + c2 + c3, v0 & v1 & v2 & v3, node.first + bits_below(node.mask, number)};
+            count += static_cast<int>(node.mask >> number & 1);
+          });
+        });
+      });
+    });
+    for (int i = 0; i < count; ++i) {
+      const uint64_t mask = static_cast<uint64_t>(p.input.masks[found[i].block]);
+      const int32_t base = p.input.bases[found[i].block];
+      for (uint64_t left = mask & found[i].voxels; left != 0; left &= left - 1) {
+        const int bit = __builtin_ctzll(left);
+        found[i].cell[plan.neighbour[bit]] = base + bits_below(mask, bit);
+      }
     }
   }
 
@@ -278,7 +313,7 @@ struct Mapper {
       if (plan.dense) {
         lay_out(batch, block, grid);
 #if FLEXOR_ISA_avx512
-        if (plan.planes) list_planes(bits, place, grid, lists);
+        if (plan.planes && __builtin_popcountll(bits) > kFewVoxels) list_planes(bits, place, grid, lists);
         else
 #endif
           list_dense(bits, place, grid, lists);
