@@ -225,6 +225,15 @@ def test_large_scans_are_cropped_in_training(voxels):
     assert cells(whole.coords) == cells(BlockedScan(voxels, BlockSettings(block=4, reach=3)).training(0, 0).coords)
 
 
+def test_a_step_may_take_out_everything(voxels, tmp_path):
+    scan = BlockedScan(voxels, BlockSettings(block=4, reach=3, drop=1.0))
+    assert len(scan.training(0, 0).coords) == 0
+    run = Completion(replace(SMALL, epochs=1), [scan], tmp_path / "x", {})
+    run.run()
+    assert run.history[-1]["loss"] == 0
+    assert all(bool(parameter.isfinite().all()) for parameter in run.model.parameters())
+
+
 def test_scores_and_baselines(scan):
     hole = scan.test()
     asked, occupied = hole.asked, hole.occupied & hole.asked

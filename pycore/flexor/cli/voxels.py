@@ -62,7 +62,7 @@ def show(
     repeats: Annotated[int, typer.Option(min=1, help="Runs, of whose times the least is shown.")] = 3,
     device: Device = "cpu",
     threads: Threads = None,
-    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of random weights.")] = 0,
 ) -> None:
     """Show how sparse scans are, run the ScanNet U-Net over them, and time each of its layers.
 
@@ -122,7 +122,7 @@ def fit(
         typer.Option(min=1, help="Scans a step, of all processes together.", show_default="one a process"),
     ] = None,
     rate: Annotated[float, typer.Option(min=1e-6, help="Greatest learning rate.")] = 5e-3,
-    seed: Annotated[int, typer.Option(help="Of weights and training; the held-out blocks do not depend on it.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and training, not of the held-out blocks.")] = 0,
     evaluate: Annotated[bool, typer.Option(help="Measure and draw at the end.")] = True,
     device: Device = "cpu",
     threads: Threads = None,

@@ -174,7 +174,7 @@ def baselines(holes: Sequence[Holes]) -> dict[str, Any]:
     """
     radii = np.unique(np.concatenate([hole.distance[hole.counted] for hole in holes]))
     best, chosen = Score(), 0.0
-    for radius in radii[:64].tolist():
+    for radius in radii.tolist():
         found = sum((score(hole, hole.distance <= radius, hole.nearest) for hole in holes), Score())
         if found.iou >= best.iou:
             best, chosen = found, radius

@@ -180,7 +180,7 @@ def _turned(coords: NDArray[np.int32], symmetry: int) -> NDArray[np.int32]:
     if symmetry & 1:
         coords = coords[:, [1, 0, 2]]
     for axis, bit in ((0, 2), (1, 4)):
-        if symmetry & bit:
+        if symmetry & bit and len(coords):
             coords = coords.copy()
             coords[:, axis] = coords[:, axis].max() - coords[:, axis]
     return coords

@@ -125,7 +125,7 @@ def _whole_batch_norm(norm: nn.BatchNorm1d, input: Tensor) -> Tensor:
     if not norm.training:
         return F.batch_norm(input, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     dims = [0, *range(2, input.dim())]
-    count = total(input.numel() // input.shape[1])
+    count = max(total(input.numel() // input.shape[1]), 2.0)  # fewer have no variance
     mean = _Sum.apply(input.sum(dims)) / count
     view = (-1, *(1,) * (input.dim() - 2))
     centred = input - mean.view(view)
