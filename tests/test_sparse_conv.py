@@ -74,29 +74,22 @@ def test_backward(way, case, dtype):
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.1, -0.5, 1.5])
-@pytest.mark.parametrize("case", [CASES["odd"], CASES["down-3"], CASES["depthwise"]], ids=lambda c: c.kind)
+@pytest.mark.parametrize("name", ["odd", "down-3", "depthwise", "stem", "groups-odd"])
 @WAY
-def test_activation(way, case, slope):
-    """In the kernel without a gradient, after it with one: the same numbers."""
+def test_activation(way, name, slope):
+    """In the kernel without a gradient, after it with one: the same numbers, and the slope in the gradient."""
+    case = CASES[name]
     indices, tensors, grad_output, output, _ = solved(case, torch.float32)
+    leaves = [None if t is None else t.clone().requires_grad_() for t in on(way, tensors)]
     with running(way):
         map = case.map(indices, way.device)
         fused = call(on(way, tensors), map, case, slope=slope)
-        tracked = (
-            call(
-                [t.requires_grad_() for t in on(way, [t.clone() for t in tensors if t is not None])],
-                map,
-                case,
-                slope=slope,
-            )
-            if case.residual
-            else None
-        )
-    expected = F.leaky_relu(output, slope)
-    assert_close(fused, expected, 1e-5)
-    if tracked is not None:
-        assert_close(tracked, expected, 1e-5)
+        tracked = call(leaves, map, case, slope=slope)
         tracked.backward(grad_output.to(way.device))
+    for found in (fused, tracked):
+        assert_close(found, F.leaky_relu(output, slope), 1e-5)
+    factor = torch.where(output > 0, 1, slope)
+    assert_close(leaves[2].grad, (factor * grad_output).sum(0), 1e-5)
 
 
 @pytest.mark.parametrize("wanted", range(4), ids=NAMES.__getitem__)
