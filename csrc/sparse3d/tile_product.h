@@ -18,6 +18,7 @@ constexpr int kMostVectors = 3;
 constexpr int kPairRows[4] = {0, 0, 4, 4};
 constexpr int kHeldWeights = 8;
 #endif
+constexpr int64_t kPairsAhead = 12;  // whose rows are being loaded
 
 // Of the next panel when `left` vectors remain: no single one is left over.
 FLEXOR_INLINE int pair_panel(int64_t left) {
@@ -166,6 +167,7 @@ class TileProduct {
     for (int64_t p = 0; p < list.count; ++p) {
       const T* x = source + list.rows[p] * stride;
       T* to = sums + list.places[p] * row;
+      if (p + kPairsAhead < list.count) __builtin_prefetch(source + list.rows[p + kPairsAhead] * stride);
       V even = load<V>(to), odd{};  // two sums: half the latency
       unroll<M>([&](auto c) __attribute__((always_inline)) { (c % 2 ? odd : even) += splat<V>(x[c]) * w[c]; });
       store(to, M > 1 ? even + odd : even);
@@ -194,10 +196,17 @@ class TileProduct {
           to[i] = sums + (i < left ? places[i] : kTileRows) * row;
         }
       }
-      multiply_pairs<T, R, NV>(from, to, weight, sources);
+      for (int64_t i = R; i < smaller<int64_t>(left, 2 * R); ++i) prefetch(source + rows[i] * stride, sources);
+      if (left > R / 2) multiply_pairs<T, R, NV>(from, to, weight, sources);
+      else multiply_pairs<T, R / 2, NV>(from, to, weight, sources);
       rows += R;
       places += R;
     }
+  }
+
+  // Rows of the next pairs: the products of these leave no room to wait for them.
+  FLEXOR_INLINE static void prefetch(const T* row, int64_t count) {
+    for (int64_t c = 0; c < count; c += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + c);
   }
 
   void add_depthwise(const PairList& list, const T* weight, T* sums) const {
