@@ -77,8 +77,8 @@ class NormReLU(SparseBatchNorm):
     def forward(self, input: Any) -> Any:
         normed = super().forward(input)
         if isinstance(normed, SparseTensor):
-            return normed.replace(F.leaky_relu(normed.features, self.slope))
-        return F.leaky_relu(normed, self.slope)
+            return normed.replace(F.leaky_relu(normed.features, self.slope, inplace=True))
+        return F.leaky_relu(normed, self.slope, inplace=True)
 
 
 @dataclass(frozen=True)
@@ -220,8 +220,10 @@ class SparseUNet(SparseModule):
                 nn.init.normal_(module.weight, 0, math.sqrt(2 / module.weight[0].numel()))
 
     def forward(self, input: SparseTensor) -> SparseTensor:
-        output = self.levels(self.stem(input))
-        return output if self.final_norm is None else self.final_norm(output)
+        ordered, place = input.in_block_order()
+        output = self.levels(self.stem(ordered))
+        output = output if self.final_norm is None else self.final_norm(output)
+        return input.replace(output.features.index_select(0, place))
 
     def scn_names(self, ours: str, theirs: str) -> Iterator[tuple[str, str]]:
         """Pairs of module names; theirs is the sequence that the U-Net is part of, behind its input layer."""

@@ -92,6 +92,18 @@ class SparseIndex:
             f"batch_size={self._batch_size}, {self.indices.dtype} on {self.device})"
         )
 
+    def in_block_order(self) -> SparseIndex:
+        """The same voxels, row `parts[0][rank]` as row `rank`: what lies together is stored together."""
+        if "sorted" not in self._made:
+            order, *parts = self.parts
+            indices = self.indices.index_select(0, order)
+            index = SparseIndex(
+                indices, spatial_shape=self.spatial_shape, batch_size=self._batch_size, backend=self.backend
+            )
+            index._parts = [torch.arange(order.shape[0], dtype=order.dtype, device=order.device), *parts]
+            self._made["sorted"] = index
+        return self._made["sorted"]
+
     def submanifold(self, kernel: Size, dilation: Size = 1) -> SparseMap:
         """The map of a convolution whose outputs are its inputs, the kernel's middle `kernel // 2` on each."""
         sizes, dilation = self._axes(kernel=(kernel, 1), dilation=(dilation, 1))
