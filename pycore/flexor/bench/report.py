@@ -19,7 +19,7 @@ def markdown(results: dict, everything: bool = True) -> str:
     if results["family"] == "deform":
         parts += [deform_goals(results), side_goals(results)]
     else:
-        parts += [goal_table(results), *gain_tables(results), memory_table(results)]
+        parts += [goal_table(results), peer_table(results), *gain_tables(results), memory_table(results)]
     if everything:
         tables = [f"#### {title}\n\n{table}" for title, table in time_tables(results)]
         parts += ["<details><summary>Every time measured</summary>", *tables, skipped_list(results["contests"])]
@@ -41,7 +41,9 @@ def machine_line(machine: dict) -> str:
 
 def goal_table(results: dict) -> str:
     """Every contest with a goal: what flexor reached, and what the others did by the same measure."""
-    goals: Sequence[Goal] = getattr(family_module(results["family"]), "GOALS", ())
+    module = family_module(results["family"])
+    goals: Sequence[Goal] = getattr(module, "GOALS", ())
+    yardsticks = getattr(module, "YARDSTICKS", ())
     ceiling = results["machine"]["fma_gflops"]
     found = [(goal, record) for goal in goals if (record := goal.find(results["contests"]))]
     rows = []
@@ -54,7 +56,7 @@ def goal_table(results: dict) -> str:
         others = (
             f"{name}: {goal.show(median(theirs))}"
             for name in record["ms"]
-            if name not in (OURS, goal.peer) and (theirs := goal.reached(record, ceiling, name))
+            if name not in (OURS, goal.peer, *yardsticks) and (theirs := goal.reached(record, ceiling, name))
         )
         rows.append(
             [
@@ -63,6 +65,27 @@ def goal_table(results: dict) -> str:
             ]
         )  # fmt: skip
     head = ["contest", "direction", "measure", "flexor (worst round)", "goal", "others by the same measure"]
+    return _table(head, rows) if rows else ""
+
+
+def peer_table(results: dict) -> str:
+    """Contests without a goal, such as those on real scans, of a family that has yardsticks: ours beside the others."""
+    module = family_module(results["family"])
+    yardsticks: dict[str, int] = getattr(module, "YARDSTICKS", {})
+    records = [r for r in results["contests"] if r["dtype"] == "float32" and r["threads"] == 1]
+    with_goal = [goal.find(records) for goal in getattr(module, "GOALS", ())]
+    rows = []
+    for record in [r for r in records if yardsticks and r not in with_goal]:
+        cells = []
+        for name in [name for name in record["ms"] if name != OURS]:
+            ratio = median(speedups(record, name))
+            if name in yardsticks:
+                cells.append(f"{record['flops'] / yardsticks[name] * ratio:.0%} of {name}'s rate")
+            else:
+                cells.append(f"{ratio:.3g}x {name}")
+        each = 1e6 * median(record["ms"][OURS]) / record["items"]
+        rows.append([_kind(record), record["direction"], f"{record['items']}", f"{each:.0f} ns", ", ".join(cells)])
+    head = ["without a goal", "direction", "voxels", "time of each", "flexor is as fast as"]
     return _table(head, rows) if rows else ""
 
 

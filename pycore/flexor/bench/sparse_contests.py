@@ -125,7 +125,7 @@ class ConvContest(SceneContest):
         if self.direction in (INPUT, WEIGHT):
             return OURS, GEMM
         if self.rows == SORTED or self.scene.path:
-            return OURS, GEMM, SPCONV, GATHER
+            return (OURS, GEMM, SPCONV, GATHER) if self.channels < 128 else (OURS, GEMM, SPCONV)
         return OURS, GEMM, SPCONV, GATHER, SCN, OPEN3D
 
     @property

@@ -69,25 +69,35 @@ def tables(results: dict[str, Any]) -> list[Table]:
     groups: dict[str, list[Record]] = {}
     for record in results["contests"]:
         threads = f", {record['threads']} threads" if record["threads"] > 1 else ""
-        groups.setdefault(f"{record['op']}, {record['direction']}{threads}", []).append(record)
-    found = [_times(title, records, results["machine"]) for title, records in groups.items()]
+        dtype = "" if record["dtype"] == "float32" else f", {record['dtype']}"
+        groups.setdefault(f"{record['op']}, {record['direction']}{dtype}{threads}", []).append(record)
+    yardsticks = getattr(bench.family_module(results["family"]), "YARDSTICKS", {})
+    found = [_times(title, records, results["machine"], yardsticks) for title, records in groups.items()]
     if memory := results.get("memory_bytes"):
         found.append(_memory(memory))
     return found
 
 
-def _times(title: str, records: list[Record], machine: dict[str, Any]) -> Table:
-    peers = list(dict.fromkeys(name for record in records for name in record["ms"] if name != OURS))
+def _times(title: str, records: list[Record], machine: dict[str, Any], yardsticks: dict[str, int]) -> Table:
+    """yardsticks: operations of what is no peer; ours over its rate is shown."""
+    names = list(dict.fromkeys(name for record in records for name in record["ms"] if name != OURS))
+    peers = [name for name in names if not any(name.startswith(f"{yardstick},") for yardstick in yardsticks)]
     table = _table(title, "shape", "ms", "GFLOP\n/s", "% of\nFMA", *(HEADINGS.get(peer, peer) for peer in peers))
     for record in records:
         ms = median(record["ms"][OURS])
         gflops = record["flops"] / ms / 1e6
         comparable = record["flops"] and record["threads"] == 1 and record["dtype"] == "float32"
         share = f"{100 * gflops / machine['fma_gflops']:.0f}" if comparable else ""
-        ratios = (speedups(record, peer) for peer in peers)
-        cells = (f"{median(ratio):.3g}" if ratio else "-" for ratio in ratios)
+        cells = (_ratio(record, peer, yardsticks.get(peer, 0)) for peer in peers)
         table.add_row(_shape(record), f"{ms:.3g}", f"{gflops:.3g}" if gflops else "", share, *cells)
     return table
+
+
+def _ratio(record: Record, peer: str, operations: int) -> str:
+    ratios = speedups(record, peer)
+    if not ratios or (operations and not record["flops"]):
+        return "-"
+    return f"{median(ratios) * record['flops'] / operations:.0%}" if operations else f"{median(ratios):.3g}"
 
 
 def _memory(memory: dict[str, dict[str, int | None]]) -> Table:
@@ -118,6 +128,8 @@ def _shape(record: Record) -> str:
 
 def _remarks(results: dict[str, Any]) -> list[str]:
     remarks = ["ms: flexor's time. Under a peer: its time over flexor's; above 1 flexor is faster (medians)."]
+    if yardsticks := getattr(bench.family_module(results["family"]), "YARDSTICKS", {}):
+        remarks.append(f"Under {', '.join(yardsticks)}: flexor's rate as a share of its.")
     if latency := results.get("latency_ns"):
         calls = ", ".join(f"{name} {ns / 1e3:.1f} us" for name, ns in latency.items())
         remarks.append(f"One call on a 1x8x5x5 input without gradients: {calls}.")
