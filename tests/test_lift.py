@@ -14,9 +14,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flexor.cli.app import app
+from flexor.models.checkpoint import CheckpointError, read_checkpoint
 from flexor.models.gcn import GraphLifter, SemanticGraphConv
 from flexor.models.lift import LiftSettings, Training, build, lift, load, loss_of, subset
-from flexor.models.checkpoint import CheckpointError, read_checkpoint
 from flexor.models.lift_data import TrainingSet, ViewSettings, held_out_clips, held_out_samples
 from flexor.models.lift_metrics import mpjpe, report
 from flexor.models.martinez import LinearLifter
