@@ -34,6 +34,10 @@ struct Blocks {
   }
 
   FLEXOR_INLINE int64_t extent(int a) const { return int64_t{1} << shift[a]; }
+  // The first coordinate of a block, which may be negative.
+  FLEXOR_INLINE int64_t start(int a, int64_t block) const {
+    return static_cast<int64_t>(static_cast<uint64_t>(block) << shift[a]);
+  }
 
   FLEXOR_INLINE int bit_of(const int64_t* c) const {
     int bit = 0;

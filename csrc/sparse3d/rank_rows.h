@@ -4,6 +4,7 @@
 #include "core/rows.h"
 #include "core/tasks.h"
 #include "sparse3d/map_view.h"
+#include "sparse3d/sparse_index.h"
 
 namespace flexor::FLEXOR_ISA {
 
@@ -68,12 +69,16 @@ class RankRows {
   int64_t stride_ = 0;
 };
 
-// Ranks of a tile's pairs, all checked.
-inline void check_tile(const MapView& map, int64_t tile, int64_t rows) {
-  uint32_t largest = 0;
+// Throws unless a tile's pairs are of inputs and outputs that there are.
+inline void check_tile(const MapView& map, int64_t tile) {
   const int64_t begin = map.offsets[tile * map.taps], end = map.offsets[(tile + 1) * map.taps];
+  uint32_t largest = 0;
   for (int64_t p = begin; p < end; ++p) largest = larger(largest, static_cast<uint32_t>(map.in_rows[p]));
-  if (begin < end && static_cast<int64_t>(largest) >= rows) bad_map();
+  if (begin < end && static_cast<int64_t>(largest) >= map.n_in) bad_map();
+  if (tile + 1 < map.tiles) return;
+  uint8_t last = 0;
+  for (int64_t p = begin; p < end; ++p) last = larger(last, map.places[p]);
+  if (begin < end && tile * kTileRows + last >= map.n_out) bad_map();
 }
 
 }  // namespace flexor::FLEXOR_ISA

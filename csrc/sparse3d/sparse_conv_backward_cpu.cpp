@@ -67,7 +67,7 @@ class WeightGradient {
   }
 
   void add_batch(int64_t first, int64_t last, T* sums) const {
-    for (int64_t tile = first; tile < last; ++tile) check_tile(map_, tile, map_.n_in);
+    for (int64_t tile = first; tile < last; ++tile) check_tile(map_, tile);
     for (int64_t tap = 0; tap < taps_; ++tap) {
       T* of_tap = sums + tap * shape_.tap_size();
       if (shape_.depthwise()) {

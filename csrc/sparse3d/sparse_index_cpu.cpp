@@ -214,7 +214,7 @@ void collect_singly(const IndexView& in, const Blocks& in_blocks, const Reach& r
     const int bit = __builtin_ctzll(left);
     int64_t at[4], w[4];
     for (int a = 0; a < 4; ++a)
-      w[a] = ((origin[a] << in_blocks.shift[a]) + in_blocks.in_block(bit, a)) * reach.scale[a] + reach.offset[a];
+      w[a] = (in_blocks.start(a, origin[a]) + in_blocks.in_block(bit, a)) * reach.scale[a] + reach.offset[a];
     for (int64_t t = 0; t < reach.taps[0] * reach.taps[1] * reach.taps[2] * reach.taps[3]; ++t) {
       bool there = true;
       int64_t rest = t;
@@ -272,7 +272,7 @@ void collect_marked(const IndexView& in, const Blocks& in_blocks, const Reach& r
         }
   }
   for (int a = 0; a < 4; ++a) {
-    w0[a] = (origin[a] << in_blocks.shift[a]) * reach.scale[a] + marks.low[a];
+    w0[a] = in_blocks.start(a, origin[a]) * reach.scale[a] + marks.low[a];
     const int64_t over = w0[a] - floor_div(w0[a], reach.divisor[a]) * reach.divisor[a];
     first[a] = over == 0 ? 0 : reach.divisor[a] - over;
   }
@@ -295,8 +295,8 @@ void collect_marked(const IndexView& in, const Blocks& in_blocks, const Reach& r
 // Bounds of what the input can reach, for the frame; false where they leave 62 bits.
 bool reached(const IndexView& in, const Blocks& in_blocks, const Reach& reach, VoxelBounds* bounds) {
   for (int a = 0; a < 4; ++a) {
-    const int64_t low = in.frame.first[a] << in_blocks.shift[a];
-    const int64_t high = ((in.frame.first[a] + (int64_t{1} << in.frame.bits[a])) << in_blocks.shift[a]) - 1;
+    const int64_t low = in_blocks.start(a, in.frame.first[a]);
+    const int64_t high = in_blocks.start(a, in.frame.first[a] + (int64_t{1} << in.frame.bits[a])) - 1;
     const int64_t taps = (reach.taps[a] - 1) * reach.step[a];
     int64_t first, last;
     if (__builtin_mul_overflow(low, reach.scale[a], &first) || __builtin_mul_overflow(high, reach.scale[a], &last) ||
@@ -330,7 +330,7 @@ void write_coordinates(const Blocks& blocks, int dims, IndexResult& result) {
         at[0] = static_cast<I>(batch);
         for (int d = 0; d < dims; ++d) {
           const int a = 4 - dims + d;
-          at[1 + d] = static_cast<I>((origin[a] << blocks.shift[a]) + blocks.in_block(bit, a));
+          at[1 + d] = static_cast<I>(blocks.start(a, origin[a]) + blocks.in_block(bit, a));
         }
         result.order[row] = static_cast<int32_t>(row);
       }

@@ -100,7 +100,7 @@ struct Mapper {
 
   // Bits of the input block at this coordinate whose positions lie in [begin, begin + span).
   FLEXOR_INLINE uint64_t within(int a, int64_t block, int64_t begin) const {
-    const int64_t base = block << in_blocks.shift[a], s = plan.in_scale[a];
+    const int64_t base = in_blocks.start(a, block), s = plan.in_scale[a];
     const int64_t from = larger<int64_t>(ceil_of(begin, s) - base, 0);
     const int64_t to = smaller(floor_div(begin + plan.span[a] - 1, s) - base, in_blocks.extent(a) - 1);
     uint64_t bits = 0;
@@ -113,7 +113,7 @@ struct Mapper {
   void meet(int64_t batch, const int64_t* block, Along* along) const {
     int64_t key_bits = 0;
     for (int a = 3; a >= 0; --a) {
-      const int64_t begin = (block[a] << out_blocks.shift[a]) * plan.out_scale[a] + plan.low[a];
+      const int64_t begin = out_blocks.start(a, block[a]) * plan.out_scale[a] + plan.low[a];
       const int64_t s = plan.in_scale[a], frame = in_blocks.frame.first[a];
       const int64_t first = larger(ceil_of(begin, s) >> in_blocks.shift[a], frame);
       const int64_t last = smaller(floor_div(begin + plan.span[a] - 1, s) >> in_blocks.shift[a],
@@ -131,7 +131,7 @@ struct Mapper {
         }
         to.number[count] = tree.number_part(a, at - frame);
         to.voxels[count] = voxels;
-        to.cell[count++] = ((at << in_blocks.shift[a]) * s - begin) * plan.pitch[a];
+        to.cell[count++] = (in_blocks.start(a, at) * s - begin) * plan.pitch[a];
       }
       to.begin[to.nodes] = count;
       key_bits += in_blocks.frame.bits[a];
@@ -262,7 +262,7 @@ struct Mapper {
       int64_t u[4], at[4], in_block[4];
       for (int a = 0; a < 4; ++a)
         u[a] =
-            ((block[a] << out_blocks.shift[a]) + out_blocks.in_block(out_bit, a)) * plan.out_scale[a] + plan.offset[a];
+            (out_blocks.start(a, block[a]) + out_blocks.in_block(out_bit, a)) * plan.out_scale[a] + plan.offset[a];
       for (int64_t tap = 0; tap < plan.taps; ++tap) {
         bool there = true;
         int64_t rest = tap;

@@ -72,7 +72,7 @@ class Pool {
   // visit(input rank, output's place in the tile)
   template <class Visit>
   FLEXOR_INLINE void for_pairs(const MapView& map, int64_t tile, Visit visit) const {
-    check_tile(map, tile, map.n_in);
+    check_tile(map, tile);
     const int64_t end = map.offsets[(tile + 1) * map.taps];
     for (int64_t pair = map.offsets[tile * map.taps]; pair < end; ++pair) visit(map.in_rows[pair], map.places[pair]);
   }
@@ -103,7 +103,7 @@ class Pool {
       for (int64_t i = 0; i < kTileRows * row_; ++i) sums[i] = T(0);
       for_pairs(map, tile, [&](int64_t rank, int64_t place) {
         const int64_t in = tile * kTileRows + place;
-        if (in < map.n_out) add(rank, in, sums + place * row_);
+        add(rank, in, sums + place * row_);
       });
       for_rows(map, tile, p_.grad_features, in_order_, sums, [](int64_t, T*) {});
     });

@@ -100,7 +100,7 @@ class TileProduct {
 
   // Sums of one tile into [256][shape.row()], begun by the caller; panels [first, last) of all groups.
   void add(int64_t tile, int64_t first, int64_t last, T* sums) const {
-    check_tile(map_, tile, map_.n_in);
+    check_tile(map_, tile);
     T* zeros = sums + (kTileRows + 1) * shape_.row();
     for (int64_t c = 0; c < shape_.sources; ++c) zeros[c] = T(0);
     for (int64_t tap = 0; tap < map_.taps; ++tap) {
