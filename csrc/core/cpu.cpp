@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/cpu.h"
 
+#include "core/bf16_dot.h"
+
 #include <cstdlib>
 #include <stdexcept>
 
@@ -29,6 +31,14 @@ Isa& active() {
 const char* isa_name(Isa isa) { return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "baseline"; }
 
 Isa active_isa() { return active(); }
+
+bool active_bf16_dot() {
+#if FLEXOR_HAVE_avx512
+  return active_isa() == Isa::avx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;

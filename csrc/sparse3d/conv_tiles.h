@@ -9,11 +9,12 @@ namespace flexor::FLEXOR_ISA {
 // Few tiles are cut by channels too, so that every thread has some.
 constexpr int64_t kEnoughTiles = 64;
 
-template <class T>
+template <class A>
 struct ConvTiles {
+  using T = typename A::Sum;
   const MapView& map;
   const PairShape<T> shape;
-  const TileProduct<T> product;
+  const TileProduct<A> product;
   const TensorView& output;  // its rows in the order of map.out_order
   const TensorView *bias, *residual;
   bool identity;  // of the order

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "core/bf16_dot.h"
 #include "core/checks.h"
 #include "core/tensor_view.h"
 #include "sparse3d/read_map.h"
@@ -40,6 +41,10 @@ void check(const SparseConvParams& p) {
     checks.require(!*view || view->dtype == t, "features, weight, bias, residual and output must share one dtype");
 }
 
+bool takes_bf16_dot(const SparseConvParams& p) {
+  return p.features.dtype == DType::bf16 && p.groups == 1 && active_bf16_dot();
+}
+
 SparseConvParams read(py::handle output, py::handle features, py::handle weight, py::handle map, int64_t groups) {
   SparseConvParams p{};
   p.output = view_tensor(output, "output");
@@ -60,6 +65,9 @@ void forward(py::handle output, py::handle features, py::handle weight, py::hand
   p.slope = slope;
   check(p);
   py::gil_scoped_release nogil;
+#if FLEXOR_HAVE_avx512
+  if (takes_bf16_dot(p)) return avx512_bf16::sparse_conv_bf16_kernels.forward(p);
+#endif
   FLEXOR_KERNELS(sparse_conv_kernels).forward(p);
 }
 
@@ -72,6 +80,12 @@ void backward(py::handle grad_output, py::handle features, py::handle weight, py
   p.grad_bias = view_tensor(grad_bias, "grad_bias");
   check(p);
   py::gil_scoped_release nogil;
+#if FLEXOR_HAVE_avx512
+  if (p.grad_features && takes_bf16_dot(p)) {
+    avx512_bf16::sparse_conv_bf16_kernels.input_gradient(p);
+    p.grad_features = TensorView{};
+  }
+#endif
   FLEXOR_KERNELS(sparse_conv_kernels).backward(p);
 }
 

@@ -26,4 +26,14 @@ struct SparseConvKernels {
 
 FLEXOR_DECLARE_KERNELS(SparseConvKernels, sparse_conv_kernels)
 
+// Of bfloat16 without groups, where active_bf16_dot() says so.
+struct SparseConvBf16Kernels {
+  void (*forward)(const SparseConvParams&);
+  void (*input_gradient)(const SparseConvParams&);
+};
+
+#if FLEXOR_HAVE_avx512
+namespace avx512_bf16 { extern const SparseConvBf16Kernels sparse_conv_bf16_kernels; }
+#endif
+
 }  // namespace flexor

@@ -202,8 +202,8 @@ void backward(const SparseConvParams& p) {
     if (p.grad_features) {
       const MapView& map = p.transposed ? p.transposed : p.map;
       const PackedWeight<T> weight(p.weight, turned, true, !p.transposed);
-      const TileProduct<T> product(map, grads, weight.data(), turned);
-      ConvTiles<T>{map, turned, product, p.grad_features, nullptr, nullptr, in_order, false, T(0)}.run();
+      const TileProduct<Plain<T>> product(map, grads, weight.data(), turned);
+      ConvTiles<Plain<T>>{map, turned, product, p.grad_features, nullptr, nullptr, in_order, false, T(0)}.run();
     }
     if (p.grad_weight) {
       const RankRows<T> features(p.features, p.map.in_order, in_order, shape.depthwise() ? shape.row() : 0);

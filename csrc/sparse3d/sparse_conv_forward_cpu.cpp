@@ -11,8 +11,9 @@ void forward(const SparseConvParams& p) {
   const PackedWeight<T> weight(p.weight, shape, false, false);
   const bool in_order = is_identity(p.map.in_order, p.map.n_in), out_order = is_identity(p.map.out_order, p.map.n_out);
   const RankRows<T> features(p.features, p.map.in_order, in_order, shape.depthwise() ? shape.row() : 0);
-  const TileProduct<T> product(p.map, features, weight.data(), shape);
-  ConvTiles<T>{p.map, shape, product, p.output, &p.bias, &p.residual, out_order, p.activate, static_cast<T>(p.slope)}
+  const TileProduct<Plain<T>> product(p.map, features, weight.data(), shape);
+  ConvTiles<Plain<T>>{
+      p.map, shape, product, p.output, &p.bias, &p.residual, out_order, p.activate, static_cast<T>(p.slope)}
       .run();
 }
 

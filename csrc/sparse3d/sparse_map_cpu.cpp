@@ -261,8 +261,7 @@ struct Mapper {
       const int out_bit = __builtin_ctzll(bits);
       int64_t u[4], at[4], in_block[4];
       for (int a = 0; a < 4; ++a)
-        u[a] =
-            (out_blocks.start(a, block[a]) + out_blocks.in_block(out_bit, a)) * plan.out_scale[a] + plan.offset[a];
+        u[a] = (out_blocks.start(a, block[a]) + out_blocks.in_block(out_bit, a)) * plan.out_scale[a] + plan.offset[a];
       for (int64_t tap = 0; tap < plan.taps; ++tap) {
         bool there = true;
         int64_t rest = tap;

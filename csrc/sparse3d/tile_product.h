@@ -58,12 +58,23 @@ FLEXOR_INLINE P scalar(P pointer) {
   return pointer;
 }
 
+// How rows and weights are multiplied: rows of T, and a weight for each of their elements.
+template <class T>
+struct Plain {
+  using Sum = T;
+  using Element = T;
+  using Rows = RankRows<T>;
+  static FLEXOR_INLINE Vec<T> add_product(Vec<T> sum, T x, Vec<T> weight) { return sum + splat<Vec<T>>(x) * weight; }
+};
+
 // One group of R pairs against one panel.
-template <class T, int R, int NV>
-FLEXOR_INLINE void multiply_pairs(const T* const* from, T* const* to, const T* weight, int64_t sources) {
+template <class A, int R, int NV>
+FLEXOR_INLINE void multiply_pairs(const typename A::Element* const* from, typename A::Sum* const* to,
+                                  const typename A::Sum* weight, int64_t sources) {
+  using T = typename A::Sum;
   using V = Vec<T>;
   V acc[R][NV];
-  const T* a[R];
+  const typename A::Element* a[R];
   unroll<R>([&](auto i) __attribute__((always_inline)) {
     a[i] = from[i];
     unroll<NV>([&](auto j) __attribute__((always_inline)) { acc[i][j] = load<V>(to[i] + j * kLanes<T>); });
@@ -72,8 +83,8 @@ FLEXOR_INLINE void multiply_pairs(const T* const* from, T* const* to, const T* w
     V w[NV];
     unroll<NV>([&](auto j) __attribute__((always_inline)) { w[j] = load<V>(weight + j * kLanes<T>); });
     unroll<R>([&](auto i) __attribute__((always_inline)) {
-      const V x = splat<V>(a[i][c]);
-      unroll<NV>([&](auto j) __attribute__((always_inline)) { acc[i][j] += x * w[j]; });
+      const auto x = a[i][c];
+      unroll<NV>([&](auto j) __attribute__((always_inline)) { acc[i][j] = A::add_product(acc[i][j], x, w[j]); });
     });
     weight += NV * kLanes<T>;
   }
@@ -88,11 +99,14 @@ struct PairList {
   int64_t count;
 };
 
-template <class T>
+template <class A>
 class TileProduct {
+  using T = typename A::Sum;
+  using Element = typename A::Element;
+
  public:
   // weight: [tap][group][panel][source][lanes of the panel], or [tap][channel] where depth-wise.
-  TileProduct(const MapView& map, const RankRows<T>& source, const T* weight, const PairShape<T>& shape)
+  TileProduct(const MapView& map, const typename A::Rows& source, const T* weight, const PairShape<T>& shape)
       : map_(map), source_(source), weight_(weight), shape_(shape) {}
 
   // Elements of workspace for one tile: its sums, a row for pairs that fill a group up, and a row of zeros.
@@ -101,20 +115,26 @@ class TileProduct {
   // Sums of one tile into [256][shape.row()], begun by the caller; panels [first, last) of all groups.
   void add(int64_t tile, int64_t first, int64_t last, T* sums) const {
     check_tile(map_, tile);
-    T* zeros = sums + (kTileRows + 1) * shape_.row();
-    for (int64_t c = 0; c < shape_.sources; ++c) zeros[c] = T(0);
+    Element* zeros = reinterpret_cast<Element*>(sums + (kTileRows + 1) * shape_.row());
+    for (int64_t c = 0; c < shape_.sources; ++c) zeros[c] = Element(0);
     for (int64_t tap = 0; tap < map_.taps; ++tap) {
       const int64_t begin = map_.offsets[tile * map_.taps + tap], end = map_.offsets[tile * map_.taps + tap + 1];
       if (begin == end) continue;
       const PairList list{map_.in_rows + begin, map_.places + begin, end - begin};
       const T* weight = weight_ + tap * shape_.tap_size();
-      if (shape_.depthwise()) add_depthwise(list, weight, sums);
-      else add_panels(list, weight, first, last, sums, zeros);
+      if constexpr (std::is_same_v<Element, T>) {
+        if (shape_.depthwise()) {
+          add_depthwise(list, weight, sums);
+          continue;
+        }
+      }
+      add_panels(list, weight, first, last, sums, zeros);
     }
   }
 
  private:
-  void add_panels(const PairList& list, const T* weight, int64_t first, int64_t last, T* sums, const T* zeros) const {
+  void add_panels(const PairList& list, const T* weight, int64_t first, int64_t last, T* sums,
+                  const Element* zeros) const {
     int64_t number = 0;
     for (int64_t group = 0; group < shape_.groups; ++group)
       for (int64_t vector = 0; vector < shape_.vectors;) {
@@ -129,7 +149,7 @@ class TileProduct {
   }
 
   FLEXOR_INLINE void add_panel(int width, const PairList& list, int64_t channel, const T* weight, T* sums,
-                               const T* zeros) const {
+                               const Element* zeros) const {
     switch (width) {
       case 1: return add_narrow(list, channel, weight, sums);
       case 2: return add_pairs<2>(list, channel, weight, sums, zeros);
@@ -163,26 +183,29 @@ class TileProduct {
     V w[M];
     unroll<M>([&](auto c) __attribute__((always_inline)) { w[c] = load<V>(weight + c * kLanes<T>); });
     const int64_t row = shape_.row(), stride = source_.stride();
-    const T* source = source_.row(0) + channel;
+    const Element* source = source_.row(0) + channel;
     for (int64_t p = 0; p < list.count; ++p) {
-      const T* x = source + list.rows[p] * stride;
+      const Element* x = source + list.rows[p] * stride;
       T* to = sums + list.places[p] * row;
       if (p + kPairsAhead < list.count) __builtin_prefetch(source + list.rows[p + kPairsAhead] * stride);
       V even = load<V>(to), odd{};  // two sums: half the latency
-      unroll<M>([&](auto c) __attribute__((always_inline)) { (c % 2 ? odd : even) += splat<V>(x[c]) * w[c]; });
+      unroll<M>([&](auto c) __attribute__((always_inline)) {
+        V& sum = c % 2 ? odd : even;
+        sum = A::add_product(sum, x[c], w[c]);
+      });
       store(to, M > 1 ? even + odd : even);
     }
   }
 
   template <int NV>
   __attribute__((noinline)) void add_pairs(const PairList& list, int64_t channel, const T* weight, T* sums,
-                                           const T* zeros) const {
+                                           const Element* zeros) const {
     constexpr int R = kPairRows[NV];
     const int64_t row = shape_.row(), stride = source_.stride(), sources = shape_.sources;
-    const T* source = source_.row(0) + channel;
+    const Element* source = source_.row(0) + channel;
     const int32_t* rows = list.rows;
     const uint8_t* places = list.places;
-    const T* from[R];
+    const Element* from[R];
     T* to[R];
     for (int64_t left = list.count; left > 0; left -= R) {
       if (left >= R) {
@@ -197,16 +220,16 @@ class TileProduct {
         }
       }
       for (int64_t i = R; i < smaller<int64_t>(left, 2 * R); ++i) prefetch(source + rows[i] * stride, sources);
-      if (left > R / 2) multiply_pairs<T, R, NV>(from, to, weight, sources);
-      else multiply_pairs<T, R / 2, NV>(from, to, weight, sources);
+      if (left > R / 2) multiply_pairs<A, R, NV>(from, to, weight, sources);
+      else multiply_pairs<A, R / 2, NV>(from, to, weight, sources);
       rows += R;
       places += R;
     }
   }
 
   // Rows of the next pairs: the products of these leave no room to wait for them.
-  FLEXOR_INLINE static void prefetch(const T* row, int64_t count) {
-    for (int64_t c = 0; c < count; c += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + c);
+  FLEXOR_INLINE static void prefetch(const Element* row, int64_t count) {
+    for (int64_t c = 0; c < count; c += 64 / static_cast<int64_t>(sizeof(Element))) __builtin_prefetch(row + c);
   }
 
   void add_depthwise(const PairList& list, const T* weight, T* sums) const {
@@ -221,7 +244,7 @@ class TileProduct {
   }
 
   const MapView& map_;
-  const RankRows<T>& source_;
+  const typename A::Rows& source_;
   const T* weight_;
   const PairShape<T> shape_;
 };
