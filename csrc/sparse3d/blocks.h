@@ -48,13 +48,13 @@ struct Blocks {
 
   // Of the block at these block coordinates; -1 outside the frame.
   FLEXOR_INLINE int64_t key_of(int64_t batch, const int64_t* block) const {
-    int64_t key = batch;
+    uint64_t key = static_cast<uint64_t>(batch);
     for (int a = 0; a < 4; ++a) {
       const int64_t field = block[a] - frame.first[a];
       if (field < 0 || field >> frame.bits[a] != 0) return -1;
-      key = (key << frame.bits[a]) | field;
+      key = (key << frame.bits[a]) | static_cast<uint64_t>(field);
     }
-    return key;
+    return static_cast<int64_t>(key);
   }
 
   FLEXOR_INLINE int64_t decode(int64_t key, int64_t* block) const {  // gives the batch

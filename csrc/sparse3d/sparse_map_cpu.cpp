@@ -136,7 +136,8 @@ struct Mapper {
       to.begin[to.nodes] = count;
       key_bits += in_blocks.frame.bits[a];
     }
-    for (int64_t i = 0; i < along[0].nodes; ++i) along[0].key[i] += batch << key_bits;
+    for (int64_t i = 0; i < along[0].nodes; ++i)
+      along[0].key[i] += static_cast<int64_t>(static_cast<uint64_t>(batch) << key_bits);
   }
 
   // Writes the ranks of the inputs around an output block into the grid.
