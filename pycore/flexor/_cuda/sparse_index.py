@@ -80,7 +80,7 @@ def sparse_output_index(
     in_frame = parts[5].cpu()
     first, last = _reach(in_frame, dims, relation)
     if lower is not None and upper is not None:
-        first = [max(a, b) for a, b in zip(first, _four(lower, 0), strict=True)]
+        first = list(_four(lower, 0))
         last = [min(a, b - 1) for a, b in zip(last, _four(upper, 1), strict=True)]
     out_frame = _frame(dims, first, [max(a, b) for a, b in zip(first, last, strict=True)], int(in_frame[8]))
     frame = torch.tensor(out_frame, device=parts[0].device)
