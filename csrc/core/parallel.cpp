@@ -113,7 +113,7 @@ void fail(const char* message) { throw std::invalid_argument(message); }
 // Fresh memory costs a fault a page, which is more than a kernel takes to fill it: large buffers ask for large pages.
 void* allocate(size_t bytes) {
   constexpr size_t kLargePage = size_t{2} << 20;
-  const size_t unit = bytes < 2 * kLargePage ? 64 : kLargePage;
+  const size_t unit = bytes < kLargePage / 2 ? 64 : kLargePage;
   if (bytes > SIZE_MAX - unit) throw std::bad_alloc();
   const size_t rounded = (bytes + unit - 1) / unit * unit;
   void* data = std::aligned_alloc(unit, rounded);
