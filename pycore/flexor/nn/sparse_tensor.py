@@ -139,7 +139,7 @@ class SparseTensor:
         Layers read neighbours; with rows in this order they find them in cache.
         """
         order = self.index.parts[0]
-        place = torch.empty_like(order).scatter_(
+        place = torch.zeros_like(order).scatter_(
             0, order.long(), torch.arange(order.shape[0], dtype=order.dtype, device=order.device)
         )
         return self.replace(self.features.index_select(0, order), self.index.in_block_order()), place

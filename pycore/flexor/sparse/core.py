@@ -133,7 +133,7 @@ class SparseConvTensor(SparseTensor):
         super().__init__(features, SparseIndex(indices, spatial_shape=sizes, batch_size=int(batch_size)))
         self._version = _version(indices)
         self.indice_dict: dict[str, Any] = {} if indice_dict is None else indice_dict
-        self.grid: Tensor | None = torch.empty(0) if grid is None else grid
+        self.grid: Tensor | None = torch.zeros(0) if grid is None else grid
         self.voxel_num, self.int8_scale = voxel_num, None
         self.benchmark = benchmark
         self.benchmark_record: dict[str, Any] = {}

@@ -61,7 +61,7 @@ def sparse_add(*tens: SparseConvTensor) -> SparseConvTensor:
     whole = rows[largest] == len(voxels)
     if whole:
         own = place.split(rows)[largest]
-        place = torch.empty_like(own).scatter(0, own, torch.arange(len(own), device=own.device))[place]
+        place = torch.zeros_like(own).scatter(0, own, torch.arange(len(own), device=own.device))[place]
     features = torch.cat([tensor.features for tensor in tens])
     total = features.new_zeros(len(voxels), features.shape[1]).index_add(0, place, features)
     if whole:
