@@ -10,10 +10,6 @@ namespace flexor::FLEXOR_ISA {
 // log2 of a block's extent along each of the four axes, for 1 to 4 of them in use.
 constexpr int kBlockShift[5][4] = {{0, 0, 0, 0}, {0, 0, 0, 6}, {0, 0, 3, 3}, {0, 2, 2, 2}, {1, 1, 2, 2}};
 
-struct Site {
-  int64_t at[4];
-};
-
 FLEXOR_INLINE int bits_below(uint64_t mask, int bit) { return __builtin_popcountll(mask & ((uint64_t{1} << bit) - 1)); }
 FLEXOR_INLINE uint64_t hash_of(int64_t key) { return static_cast<uint64_t>(key) * 0x9E3779B97F4A7C15u; }
 
@@ -92,7 +88,7 @@ FLEXOR_INLINE int32_t find_block(const IndexView& index, int64_t key) {
   }
 }
 
-// A set of blocks that grows: keys and masks in order of arrival. Not yet usable when `failed`.
+// A set of blocks that grows: keys and masks in order of arrival.
 struct BlockSet {
   int64_t* keys = nullptr;
   uint64_t* masks = nullptr;

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..reference.sparse_index import AXES, MAX_ROWS, SHIFTS, Relation, _four, _frame, _reach
+from ..reference.sparse_index import AXES, MAX_ROWS, SHIFTS, Relation, _bounded, _four, _frame, _reach
 from . import neighbours
 from .launch import Source, i32, i64, launch, struct, why_not
 
@@ -78,10 +78,7 @@ def sparse_output_index(
         )
     relation = Relation.of(kernel, stride, padding, dilation, transposed)
     in_frame = parts[5].cpu()
-    first, last = _reach(in_frame, dims, relation)
-    if lower is not None and upper is not None:
-        first = list(_four(lower, 0))
-        last = [min(a, b - 1) for a, b in zip(last, _four(upper, 1), strict=True)]
+    first, last = _bounded(*_reach(in_frame, dims, relation), lower, upper)
     out_frame = _frame(dims, first, [max(a, b) for a, b in zip(first, last, strict=True)], int(in_frame[8]))
     frame = torch.tensor(out_frame, device=parts[0].device)
     blocks = _BlockSet(_most_blocks(parts, dims, relation, out_frame), frame, dims)

@@ -99,15 +99,12 @@ def sparse_output_index(
     """Coordinates of every voxel that the input reaches, in the order of their ranks, then their index."""
     relation = Relation.of(kernel, stride, padding, dilation, transposed)
     batch, sites = voxels(parts, dims)
-    first, last = _reach(parts[5], dims, relation)
+    first, last = _bounded(*_reach(parts[5], dims, relation), lower, upper)
     reached = []
     for tap in relation.taps():
         at, there = (relation.multiplied(sites, tap), None) if transposed else relation.divided(sites, tap)
         at = torch.cat([batch[:, None], at], 1)
         reached.append(at if there is None else at[there])
-    if lower is not None and upper is not None:
-        first = list(_four(lower, 0))
-        last = [min(a, b - 1) for a, b in zip(last, _four(upper, 1), strict=True)]
     found = torch.cat(reached).unique(dim=0)
     inside = (found[:, 1:] >= found.new_tensor(first)) & (found[:, 1:] <= found.new_tensor(last))
     found = found[inside.all(1)]
@@ -242,6 +239,13 @@ def _reach(frame: Tensor, dims: int, relation: Relation) -> tuple[list[int], lis
     if min(first) < -(2**63) or max(last) >= 2**63:
         raise ValueError(_TOO_WIDE)
     return first, last
+
+
+def _bounded(first: list[int], last: list[int], lower: Ints | None, upper: Ints | None) -> tuple[list[int], list[int]]:
+    """The same between bounds: a frame begins with them, so that the order is the same for any part of a scene."""
+    if lower is None or upper is None:
+        return first, last
+    return list(_four(lower, 0)), [min(a, b - 1) for a, b in zip(last, _four(upper, 1), strict=True)]
 
 
 def _frame(dims: int, low: Ints, high: Ints, batches: int) -> list[int]:
