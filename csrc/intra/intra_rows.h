@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of a block in vectors of 16-bit samples.
+#pragma once
+#include "core/simd.h"
+
+namespace flexor::FLEXOR_ISA {
+
+// Samples computed at a time; blocks of 4 use half of the shortest vector.
+template <int N>
+constexpr int row_width = N < 8                  ? 8
+                          : N < kLanes<uint16_t> ? N
+                                                 : kLanes<uint16_t>;
+
+template <int N, class V>
+FLEXOR_INLINE void store_row(uint16_t* row, V samples) {
+  __builtin_memcpy(row, &samples, sizeof(V) < N * sizeof(uint16_t) ? sizeof(V) : N * sizeof(uint16_t));
+}
+
+// 0, 1, 2, ...
+template <class V>
+FLEXOR_INLINE V count() {
+  V v{};
+  for (int i = 0; i < static_cast<int>(sizeof(V) / sizeof(v[0])); ++i) v[i] = static_cast<decltype(v[0] + 0)>(i);
+  return v;
+}
+
+// ((32 - part) * a + part * b + 16) >> 5 == a + ((part * (b - a) + 16) >> 5), and with weight = part << 10 the second
+// term is a rounded high half of a product: exact while b - a fits 16 bits.
+template <int W>
+FLEXOR_INLINE Vec<int16_t, W> mix(Vec<int16_t, W> a, Vec<int16_t, W> b, Vec<int16_t, W> weight) {
+  using V = Vec<int16_t, W>;
+  const V d = b - a;
+#if defined(__SSSE3__)
+  if constexpr (W == 8) return a + (V)_mm_mulhrs_epi16((__m128i)d, (__m128i)weight);
+#endif
+#if defined(__AVX2__)
+  if constexpr (W == 16) return a + (V)_mm256_mulhrs_epi16((__m256i)d, (__m256i)weight);
+#endif
+#if defined(__AVX512BW__)
+  if constexpr (W == 32) return a + (V)_mm512_mulhrs_epi16((__m512i)d, (__m512i)weight);
+#endif
+  using Wide = Vec<int32_t, W>;
+  const Wide product = __builtin_convertvector(d, Wide) * __builtin_convertvector(weight, Wide);
+  return a + __builtin_convertvector((product + (1 << 14)) >> 15, V);
+}
+
+// Samples gathered from a line by a fixed pattern that moves along it. Pieces of `kPiece` columns are read at once.
+template <int W>
+struct Window {
+  using V = Vec<int16_t, W>;
+#if FLEXOR_ISA_avx512
+  static constexpr int kPiece = W;
+#else
+  static constexpr int kPiece = 8;
+#endif
+  V control;
+  int offset[W / kPiece];
+
+  FLEXOR_INLINE V read(const uint16_t* line) const {
+    V samples;
+    if constexpr (W == kPiece) {
+      samples = load<V>(line + offset[0]);
+    } else {
+      using Half = Vec<int16_t, W / 2>;
+      samples = __builtin_shufflevector(load<Half>(line + offset[0]), load<Half>(line + offset[1]), 0, 1, 2, 3, 4, 5, 6,
+                                        7, 8, 9, 10, 11, 12, 13, 14, 15);
+    }
+    return permuted(samples);
+  }
+
+ private:
+  FLEXOR_INLINE V permuted(V samples) const {
+#if FLEXOR_ISA_avx512
+    if constexpr (W == 32) return (V)_mm512_permutexvar_epi16((__m512i)control, (__m512i)samples);
+    if constexpr (W == 16) return (V)_mm256_permutexvar_epi16((__m256i)control, (__m256i)samples);
+    if constexpr (W == 8) return (V)_mm_permutexvar_epi16((__m128i)control, (__m128i)samples);
+#elif defined(__AVX2__)
+    if constexpr (W == 16) return (V)_mm256_shuffle_epi8((__m256i)samples, (__m256i)control);
+#endif
+#if defined(__SSSE3__) && !FLEXOR_ISA_avx512
+    if constexpr (W == 8) return (V)_mm_shuffle_epi8((__m128i)samples, (__m128i)control);
+#elif !defined(__SSSE3__)
+    V out;
+    for (int i = 0; i < W; ++i) out[i] = samples[control[i]];
+    return out;
+#endif
+  }
+};
+
+// Columns x to x + W - 1 of a horizontal mode: column x reads ref[y + whole + 1] and ref[y + whole + 2], which lie at
+// corner - y - whole - 1 and before it.
+template <int W>
+struct Columns {
+  using V = Vec<int16_t, W>;
+  V whole, part;
+
+  FLEXOR_INLINE Columns(int x, int angle) {
+    const V place = (count<V>() + static_cast<int16_t>(x + 1)) * static_cast<int16_t>(angle);
+    whole = place >> 5;
+    part = place & 31;
+  }
+
+  // next: -1 or 1 where the second of the two is wanted, else 0.
+  FLEXOR_INLINE Window<W> window(V next) const {
+    constexpr int kPiece = Window<W>::kPiece;
+    const V index = whole + (next & 1 & (part != 0));  // part 0 has no second sample
+    Window<W> w;
+    V base;
+    for (int p = 0; p < W / kPiece; ++p) {
+      const int first = index[p * kPiece], last = index[p * kPiece + kPiece - 1];
+      const int farthest = first < last ? last : first;
+      w.offset[p] = -1 - farthest;
+      for (int i = 0; i < kPiece; ++i) base[p * kPiece + i] = static_cast<int16_t>(farthest);
+    }
+    w.control = base - index;
+#if defined(__SSSE3__) && !FLEXOR_ISA_avx512
+    w.control = w.control * int16_t{0x0202} + int16_t{0x0100};
+#endif
+    return w;
+  }
+};
+
+}  // namespace flexor::FLEXOR_ISA
