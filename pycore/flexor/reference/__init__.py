@@ -3,6 +3,8 @@
 
 from .deform_conv2d import deform_conv2d
 from .grid_conv import grid_conv
+from .intra_predict import intra_predict
+from .intra_search import intra_search
 from .odconv2d import odconv1d, odconv2d
 from .sparse_conv import sparse_conv
 from .sparse_index import sparse_index, sparse_map, sparse_output_index
@@ -14,6 +16,8 @@ __all__ = [
     "affine_warp2d",
     "deform_conv2d",
     "grid_conv",
+    "intra_predict",
+    "intra_search",
     "odconv1d",
     "odconv2d",
     "sparse_conv",
