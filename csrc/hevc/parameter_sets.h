@@ -155,24 +155,30 @@ struct PictureParameters {
   ScalingList scaling_list{};  // the one in force if sps.scaling_list_enabled_flag
 };
 
-// The RBSP without its NAL unit header. Both throw StreamError, or Unsupported where the syntax after is not known.
+// The RBSP without its NAL unit header. They throw StreamError, or Unsupported where the syntax after is not known.
 std::shared_ptr<const SequenceParameters> parse_sequence_parameters(BitReader& reader);
 std::shared_ptr<const PictureParameters> parse_picture_parameters(BitReader& reader);
-int parse_video_parameters(BitReader& reader);  // the id; nothing in it is needed to decode
+void parse_video_parameters(BitReader& reader);  // nothing in it is needed to decode: read to be shown
 
 // A copy of `pps` with what depends on its SPS checked and derived. Throws StreamError, or Unsupported where a picture
 // of these parameter sets is beyond this decoder.
 std::shared_ptr<const PictureParameters> activate(const PictureParameters& pps, const SequenceParameters& sps);
 
-// st_ref_pic_set(index) of an SPS, or of a slice header where index is the SPS's number of sets.
-ReferencePictureSet parse_reference_picture_set(BitReader& reader, int index,
-                                                const std::vector<ReferencePictureSet>& sets, int max_pictures);
-
-// scaling_list_data(), and the lists of tables 7-5 and 7-6.
+// Their parts.
+ProfileTierLevel parse_profile_tier_level(BitReader& reader, int max_sub_layers_minus1);
 void parse_scaling_list(BitReader& reader, ScalingList& list);
-void set_default_scaling_list(ScalingList& list);
-
-// vui_parameters().
+void set_default_scaling_list(ScalingList& list);  // tables 7-5 and 7-6
 void parse_video_usability(BitReader& reader, SequenceParameters& sps);
+void parse_hypothetical_decoder(BitReader& reader, bool common, int max_sub_layers_minus1);  // hrd_parameters()
+
+// st_ref_pic_set(): the next one of an SPS that has `sets` so far, or that of a slice header.
+ReferencePictureSet parse_reference_picture_set(BitReader& reader, const std::vector<ReferencePictureSet>& sets,
+                                                bool in_slice_header);
+
+inline int ceil_log2(uint32_t value) {
+  int bits = 0;
+  while (bits < 32 && (uint64_t{1} << bits) < value) ++bits;
+  return bits;
+}
 
 }  // namespace flexor::hevc
