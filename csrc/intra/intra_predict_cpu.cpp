@@ -72,11 +72,11 @@ void extend(uint16_t* line, const uint16_t* corner, int side, int angle, int inv
 template <int N, bool kNearest>
 void vertical(uint16_t* block, ptrdiff_t stride, const uint16_t* corner, int angle) {
   constexpr int W = row_width<N>;
-  using V = Vec<int16_t, W>;
+  using V = Vec<uint16_t, W>;
   for (int y = 0, place = angle; y < N; ++y, place += angle) {
     const int part = place & 31;
     const uint16_t* at = corner + (place >> 5) + 1;
-    const V weight = splat<V>(static_cast<int16_t>(part << 10));
+    const V weight = splat<V>(static_cast<uint16_t>(part << 10));
     for (int x = 0; x < N; x += W) {
       V row;
       if constexpr (kNearest) row = load<V>(at + (part >> 4) + x);
@@ -89,12 +89,12 @@ void vertical(uint16_t* block, ptrdiff_t stride, const uint16_t* corner, int ang
 template <int N, bool kNearest>
 void horizontal(uint16_t* block, ptrdiff_t stride, const uint16_t* corner, int angle) {
   constexpr int W = row_width<N>;
-  using V = Vec<int16_t, W>;
+  using V = Vec<uint16_t, W>;
   for (int x = 0; x < N; x += W) {
     const Columns<W> columns(x, angle);
-    const V next = kNearest ? columns.part >= 16 : V{};
-    const Window<W> a = columns.window(next), b = columns.window(splat<V>(int16_t{1}));
-    const V weight = columns.part << 10;
+    const auto next = kNearest ? columns.part >= 16 : Vec<int16_t, W>{};
+    const Window<W> a = columns.window(next), b = columns.window(splat<Vec<int16_t, W>>(int16_t{1}));
+    const V weight = (V)(columns.part << 10);
     for (int y = 0; y < N; ++y) {
       V row = a.read(corner - y);
       if constexpr (!kNearest) row = mix<W>(row, b.read(corner - y), weight);

@@ -24,30 +24,66 @@ FLEXOR_INLINE V count() {
   return v;
 }
 
-// ((32 - part) * a + part * b + 16) >> 5 == a + ((part * (b - a) + 16) >> 5), and with weight = part << 10 the second
-// term is a rounded high half of a product: exact while b - a fits 16 bits.
+// x, f << 10 and the result have signs: (f * x + 16) >> 5, a rounded high half of a product.
 template <int W>
-FLEXOR_INLINE Vec<int16_t, W> mix(Vec<int16_t, W> a, Vec<int16_t, W> b, Vec<int16_t, W> weight) {
-  using V = Vec<int16_t, W>;
-  const V d = b - a;
+FLEXOR_INLINE Vec<uint16_t, W> scaled(Vec<uint16_t, W> x, Vec<uint16_t, W> weight) {
+  using V = Vec<uint16_t, W>;
 #if defined(__SSSE3__)
-  if constexpr (W == 8) return a + (V)_mm_mulhrs_epi16((__m128i)d, (__m128i)weight);
+  if constexpr (W == 8) return (V)_mm_mulhrs_epi16((__m128i)x, (__m128i)weight);
 #endif
 #if defined(__AVX2__)
-  if constexpr (W == 16) return a + (V)_mm256_mulhrs_epi16((__m256i)d, (__m256i)weight);
+  if constexpr (W == 16) return (V)_mm256_mulhrs_epi16((__m256i)x, (__m256i)weight);
 #endif
 #if defined(__AVX512BW__)
-  if constexpr (W == 32) return a + (V)_mm512_mulhrs_epi16((__m512i)d, (__m512i)weight);
+  if constexpr (W == 32) return (V)_mm512_mulhrs_epi16((__m512i)x, (__m512i)weight);
 #endif
+  using Signed = Vec<int16_t, W>;
   using Wide = Vec<int32_t, W>;
-  const Wide product = __builtin_convertvector(d, Wide) * __builtin_convertvector(weight, Wide);
-  return a + __builtin_convertvector((product + (1 << 14)) >> 15, V);
+  const Wide product = __builtin_convertvector((Signed)x, Wide) * __builtin_convertvector((Signed)weight, Wide);
+  return __builtin_convertvector((product + (1 << 14)) >> 15, V);
+}
+
+// ((32 - f) * a + f * b + 16) >> 5 == a + ((f * (b - a) + 16) >> 5), exact while b - a fits 16 bits; weight: f << 10.
+template <int W>
+FLEXOR_INLINE Vec<uint16_t, W> mix(Vec<uint16_t, W> a, Vec<uint16_t, W> b, Vec<uint16_t, W> weight) {
+  return a + scaled<W>(b - a, weight);
+}
+
+template <int W>
+FLEXOR_INLINE Vec<uint16_t, W> magnitude(Vec<uint16_t, W> x) {
+  using V = Vec<uint16_t, W>;
+#if defined(__SSSE3__)
+  if constexpr (W == 8) return (V)_mm_abs_epi16((__m128i)x);
+#endif
+#if defined(__AVX2__)
+  if constexpr (W == 16) return (V)_mm256_abs_epi16((__m256i)x);
+#endif
+#if defined(__AVX512BW__)
+  if constexpr (W == 32) return (V)_mm512_abs_epi16((__m512i)x);
+#endif
+  const V sign = (V)((Vec<int16_t, W>)x >> 15);
+  return (x ^ sign) - sign;
+}
+
+template <int W>  // of numbers without sign
+FLEXOR_INLINE Vec<uint16_t, W> greater(Vec<uint16_t, W> a, Vec<uint16_t, W> b) {
+#if defined(__SSE4_1__)
+  using V = Vec<uint16_t, W>;
+  if constexpr (W == 8) return (V)_mm_max_epu16((__m128i)a, (__m128i)b);
+#endif
+#if defined(__AVX2__)
+  if constexpr (W == 16) return (V)_mm256_max_epu16((__m256i)a, (__m256i)b);
+#endif
+#if defined(__AVX512BW__)
+  if constexpr (W == 32) return (V)_mm512_max_epu16((__m512i)a, (__m512i)b);
+#endif
+  return a > b ? a : b;
 }
 
 // Samples gathered from a line by a fixed pattern that moves along it. Pieces of `kPiece` columns are read at once.
 template <int W>
 struct Window {
-  using V = Vec<int16_t, W>;
+  using V = Vec<uint16_t, W>;
 #if FLEXOR_ISA_avx512
   static constexpr int kPiece = W;
 #else
@@ -61,7 +97,7 @@ struct Window {
     if constexpr (W == kPiece) {
       samples = load<V>(line + offset[0]);
     } else {
-      using Half = Vec<int16_t, W / 2>;
+      using Half = Vec<uint16_t, W / 2>;
       samples = __builtin_shufflevector(load<Half>(line + offset[0]), load<Half>(line + offset[1]), 0, 1, 2, 3, 4, 5, 6,
                                         7, 8, 9, 10, 11, 12, 13, 14, 15);
     }
@@ -112,9 +148,9 @@ struct Columns {
       w.offset[p] = -1 - farthest;
       for (int i = 0; i < kPiece; ++i) base[p * kPiece + i] = static_cast<int16_t>(farthest);
     }
-    w.control = base - index;
+    w.control = (Vec<uint16_t, W>)(base - index);
 #if defined(__SSSE3__) && !FLEXOR_ISA_avx512
-    w.control = w.control * int16_t{0x0202} + int16_t{0x0100};
+    w.control = w.control * uint16_t{0x0202} + uint16_t{0x0100};
 #endif
     return w;
   }

@@ -78,7 +78,7 @@ def sad(difference: Tensor) -> Tensor:
 
 
 def satd(difference: Tensor) -> Tensor:
-    """Sums of Hadamard coefficients' magnitudes of the block's 8 x 8 parts, (sum + 2) >> 2 each; 4 x 4: (sum + 1) >> 1."""
+    """Magnitudes of Hadamard coefficients, summed: (sum + 2) >> 2 of each 8 x 8 part, (sum + 1) >> 1 of 4 x 4."""
     part = min(8, difference.shape[1])
     parts = difference.unflatten(1, (-1, part)).unflatten(3, (-1, part)).transpose(2, 3).flatten(1, 2)
     matrix = torch.ones(1, 1, dtype=difference.dtype, device=difference.device)
