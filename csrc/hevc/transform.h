@@ -30,4 +30,6 @@ struct TransformKernels {
 
 namespace flexor {
 FLEXOR_DECLARE_KERNELS(hevc::TransformKernels, transform_kernels)
-}
+// As the standard words it, for tests and benchmarks.
+FLEXOR_DECLARE_KERNELS(hevc::TransformKernels, transform_reference_kernels)
+}  // namespace flexor

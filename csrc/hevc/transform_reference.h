@@ -15,11 +15,18 @@ constexpr int16_t kCosines[33] = {64, 90, 90, 90, 89, 88, 87, 85, 83, 82, 80, 78
                                   61, 57, 54, 50, 46, 43, 38, 36, 31, 25, 22, 18, 13, 9,  4,  0};
 
 // Row k, column i of the 32x32 matrix. A smaller one of n takes every (32 / n)th row, and the first n columns.
-constexpr int dct_factor(int k, int i) {
-  const int angle = k * (2 * i + 1) % 128;
-  const int half = angle > 64 ? 128 - angle : angle;
-  return half > 32 ? -kCosines[64 - half] : kCosines[half];
-}
+struct DctMatrix {
+  int16_t factor[32][32];
+  constexpr DctMatrix() : factor{} {
+    for (int k = 0; k < 32; ++k)
+      for (int i = 0; i < 32; ++i) {
+        const int angle = k * (2 * i + 1) % 128;
+        const int half = angle > 64 ? 128 - angle : angle;
+        factor[k][i] = static_cast<int16_t>(half > 32 ? -kCosines[64 - half] : kCosines[half]);
+      }
+  }
+};
+constexpr DctMatrix kDct{};
 
 constexpr int16_t kDst[4][4] = {{29, 55, 74, 84}, {74, 74, 0, -74}, {84, -29, -74, 55}, {55, -84, 74, -29}};
 
@@ -44,7 +51,7 @@ inline void inverse(int16_t* residual, const int16_t* coefficients, int n, int b
 
 inline void dct(int16_t* residual, const int16_t* coefficients, int log2_size, int, int, int bit_depth) {
   inverse(residual, coefficients, 1 << log2_size, bit_depth,
-          [log2_size](int k, int i) { return dct_factor(k << (5 - log2_size), i); });
+          [log2_size](int k, int i) { return kDct.factor[k << (5 - log2_size)][i]; });
 }
 
 inline void dst(int16_t* residual, const int16_t* coefficients, int bit_depth) {
@@ -66,11 +73,12 @@ inline void rotate(int16_t* block, int log2_size) {
 }
 
 inline void accumulate(int16_t* residual, int log2_size, bool vertical) {
-  const int n = 1 << log2_size;
-  for (int y = vertical; y < n; ++y)
-    for (int x = !vertical; x < n; ++x) {
-      int16_t* r = residual + y * n + x;
-      *r = saturate(*r + r[vertical ? -n : -1]);
+  const int n = 1 << log2_size, step = vertical ? n : 1, to_next_line = vertical ? 1 : n;
+  for (int line = 0; line < n; ++line)
+    for (int i = 0, sum = 0; i < n; ++i) {
+      int16_t* r = residual + line * to_next_line + i * step;
+      sum += *r;
+      *r = saturate(sum);
     }
 }
 
