@@ -39,6 +39,21 @@ class BitReader {
     return static_cast<int>(traced(name, value));
   }
 
+  // n bits that are not traced.
+  uint32_t bits(int n) {
+    if (static_cast<size_t>(n) > bits_left()) ends_early();
+    uint64_t value = 0;
+    for (int read = 0; read < n;) {
+      const int offset = static_cast<int>(position_ & 7);
+      const int take = 8 - offset < n - read ? 8 - offset : n - read;
+      const int byte = data_[position_ >> 3];
+      value = (value << take) | ((byte >> (8 - offset - take)) & ((1 << take) - 1));
+      position_ += static_cast<size_t>(take);
+      read += take;
+    }
+    return static_cast<uint32_t>(value);
+  }
+
   void skip(size_t n) {
     if (n > bits_left()) ends_early();
     position_ += n;
@@ -66,20 +81,6 @@ class BitReader {
   void trace(const char* name, int64_t value) { traced(name, value); }
 
  private:
-  uint32_t bits(int n) {
-    if (static_cast<size_t>(n) > bits_left()) ends_early();
-    uint64_t value = 0;
-    for (int read = 0; read < n;) {
-      const int offset = static_cast<int>(position_ & 7);
-      const int take = 8 - offset < n - read ? 8 - offset : n - read;
-      const int byte = data_[position_ >> 3];
-      value = (value << take) | ((byte >> (8 - offset - take)) & ((1 << take) - 1));
-      position_ += static_cast<size_t>(take);
-      read += take;
-    }
-    return static_cast<uint32_t>(value);
-  }
-
   uint32_t exp_golomb() {
     int zeros = 0;
     while (bits(1) == 0)

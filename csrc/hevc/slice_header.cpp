@@ -6,11 +6,6 @@
 namespace flexor::hevc {
 namespace {
 
-// What the reference pictures of a slice add to its header. Inter slices are read to be shown, not decoded.
-struct References {
-  int pictures = 0;  // NumPicTotalCurr
-};
-
 int count_used(const ReferencePictureSet& set) {
   int used = 0;
   for (int i = 0; i < set.num_negative_pics; ++i) used += set.used_by_curr_pic_s0[i];
@@ -37,22 +32,23 @@ int parse_long_term(BitReader& reader, const SequenceParameters& sps) {
   return used;
 }
 
-References parse_references(BitReader& reader, const SequenceParameters& sps, SliceHeader& header) {
-  References references;
+// The reference pictures, which an intra slice lists too; returns NumPicTotalCurr.
+int parse_references(BitReader& reader, const SequenceParameters& sps, SliceHeader& header) {
+  int pictures = 0;
   header.slice_pic_order_cnt_lsb =
       static_cast<int>(reader.u("slice_pic_order_cnt_lsb", sps.log2_max_pic_order_cnt_lsb_minus4 + 4));
   const uint32_t sets = static_cast<uint32_t>(sps.st_ref_pic_sets.size());
   if (!reader.flag("short_term_ref_pic_set_sps_flag")) {
-    references.pictures = count_used(parse_reference_picture_set(reader, sps.st_ref_pic_sets, true));
+    pictures = count_used(parse_reference_picture_set(reader, sps.st_ref_pic_sets, true));
   } else {
     const uint32_t index = sets > 1 ? reader.u("short_term_ref_pic_set_idx", ceil_log2(sets)) : 0;
     if (index >= sets) throw StreamError("short_term_ref_pic_set_idx is beyond the sets of the SPS");
-    references.pictures = count_used(sps.st_ref_pic_sets[index]);
+    pictures = count_used(sps.st_ref_pic_sets[index]);
   }
-  if (sps.long_term_ref_pics_present_flag) references.pictures += parse_long_term(reader, sps);
+  if (sps.long_term_ref_pics_present_flag) pictures += parse_long_term(reader, sps);
   if (sps.sps_temporal_mvp_enabled_flag)
     header.slice_temporal_mvp_enabled_flag = reader.flag("slice_temporal_mvp_enabled_flag");
-  return references;
+  return pictures;
 }
 
 void parse_weights(BitReader& reader, const SequenceParameters& sps, const int* active, int lists) {
@@ -82,16 +78,17 @@ void parse_weights(BitReader& reader, const SequenceParameters& sps, const int* 
   }
 }
 
+// Of P and B slices: read to be shown, not decoded.
 void parse_prediction(BitReader& reader, const SequenceParameters& sps, const PictureParameters& pps,
-                      const SliceHeader& header, const References& references) {
+                      const SliceHeader& header, int pictures) {
   const bool bidirectional = header.slice_type == kSliceB;
   int active[2] = {pps.num_ref_idx_l0_default_active_minus1 + 1, pps.num_ref_idx_l1_default_active_minus1 + 1};
   if (reader.flag("num_ref_idx_active_override_flag")) {
     active[0] = reader.ue("num_ref_idx_l0_active_minus1", 14) + 1;
     if (bidirectional) active[1] = reader.ue("num_ref_idx_l1_active_minus1", 14) + 1;
   }
-  if (pps.lists_modification_present_flag && references.pictures > 1) {
-    const int bits = ceil_log2(static_cast<uint32_t>(references.pictures));
+  if (pps.lists_modification_present_flag && pictures > 1) {
+    const int bits = ceil_log2(static_cast<uint32_t>(pictures));
     if (reader.flag("ref_pic_list_modification_flag_l0"))
       for (int i = 0; i < active[0]; ++i) reader.u("list_entry_l0", bits);
     if (bidirectional && reader.flag("ref_pic_list_modification_flag_l1"))
@@ -148,13 +145,13 @@ void parse_independent(BitReader& reader, int nal_unit_type, const SequenceParam
     throw StreamError("a picture of an intra NAL unit type has an inter slice");
   if (pps.output_flag_present_flag) header.pic_output_flag = reader.flag("pic_output_flag");
   if (sps.separate_colour_plane_flag) header.colour_plane_id = static_cast<int>(reader.u("colour_plane_id", 2));
-  References references;
-  if (!is_idr(nal_unit_type)) references = parse_references(reader, sps, header);
+  int pictures = 0;
+  if (!is_idr(nal_unit_type)) pictures = parse_references(reader, sps, header);
   if (sps.sample_adaptive_offset_enabled_flag) {
     header.slice_sao_luma_flag = reader.flag("slice_sao_luma_flag");
     if (sps.chroma_array_type != 0) header.slice_sao_chroma_flag = reader.flag("slice_sao_chroma_flag");
   }
-  if (header.slice_type != kSliceI) parse_prediction(reader, sps, pps, header, references);
+  if (header.slice_type != kSliceI) parse_prediction(reader, sps, pps, header, pictures);
   parse_quantization(reader, sps, pps, header);
   parse_filters(reader, pps, header);
 }

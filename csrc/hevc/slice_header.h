@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "hevc/nal.h"
 #include "hevc/parameter_sets.h"
 
 namespace flexor::hevc {
@@ -35,31 +36,6 @@ struct SliceHeader {
   int slice_qp = 26;      // SliceQpY
   int slice_address = 0;  // SliceAddrRs: of the slice's first CTB
 };
-
-// NAL unit types of slices (table 7-1).
-enum NalUnitType {
-  kNalRadlN = 6,
-  kNalRadlR = 7,
-  kNalRaslN = 8,
-  kNalRaslR = 9,
-  kNalSubLayerNonReferenceLast = 14,
-  kNalBlaWLp = 16,
-  kNalBlaNLp = 18,
-  kNalIdrWRadl = 19,
-  kNalIdrNLp = 20,
-  kNalCra = 21,
-  kNalReservedIrapLast = 23,
-  kNalVps = 32,
-  kNalSps = 33,
-  kNalPps = 34,
-  kNalAud = 35,
-  kNalEos = 36,
-  kNalEob = 37,
-  kNalPrefixSei = 39,
-  kNalSuffixSei = 40
-};
-inline bool is_irap(int nal_unit_type) { return nal_unit_type >= kNalBlaWLp && nal_unit_type <= kNalReservedIrapLast; }
-inline bool is_idr(int nal_unit_type) { return nal_unit_type == kNalIdrWRadl || nal_unit_type == kNalIdrNLp; }
 
 // The elements before those that need the parameter sets.
 SliceHeader parse_slice_start(BitReader& reader, int nal_unit_type);
