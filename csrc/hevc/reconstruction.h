@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// Prediction of a block from its neighbours (H.265 clause 8.4.4.2) and what the residual adds to it (8.6.2 to 8.6.7).
+#pragma once
+#include "hevc/slice_decoder.h"
+
+namespace flexor::FLEXOR_ISA {
+
+inline void SliceDecoder::predict(int component, int x, int y, int log2_size, int mode) {
+  const PictureTools& tools = tools_;
+  const int n = 1 << log2_size;
+  const bool chroma = component != 0;
+  const int sub_x = chroma ? tools.sub_width_log2 : 0, sub_y = chroma ? tools.sub_height_log2 : 0;
+  const int bit_depth = tools.bit_depth[chroma];
+  const ptrdiff_t stride = picture_.stride[component];
+  uint16_t* const block = picture_.samples[component] + y * stride + x;
+
+  // How many samples of each side are available. Bottom left and top right are squares of the quadtree as a whole:
+  // their first sample decides.
+  const int luma_x = x << sub_x, luma_y = y << sub_y;
+  const int mask = (1 << tools.ctb_log2) - 1;
+  const bool at_left = (luma_x & mask) == 0, at_top = (luma_y & mask) == 0;
+  const int z = picture_.z_order[((luma_y & mask) >> 2) * 16 + ((luma_x & mask) >> 2)];
+  const bool left = at_left ? left_available_ : true;
+  const bool top = at_top ? top_available_ : true;
+  const bool corner = at_left ? (at_top ? top_left_available_ : left_available_) : (at_top ? top_available_ : true);
+  const int next_x = luma_x + (n << sub_x), next_y = luma_y + (n << sub_y);
+  int below = 0, beyond = 0;
+  if (left && next_y < tools.height && next_y < ctb_y_ + mask + 1) {
+    if (at_left || in_ctb_before(luma_x - 1, next_y, z)) { below = smaller(n, (tools.height - next_y) >> sub_y); }
+  }
+  if (top && next_x < tools.width) {
+    const bool in_ctb = next_x < ctb_x_ + mask + 1;
+    if (at_top ? (in_ctb || top_right_available_) : (in_ctb && in_ctb_before(next_x, luma_y - 1, z))) {
+      beyond = smaller(n, (tools.width - next_x) >> sub_x);
+    }
+  }
+
+  // The border with substitution (8.4.4.2.2): what is missing repeats the sample before it, from the bottom left on.
+  uint16_t* border = border_[0] + kIntraSlack;
+  if (!left && !top && !corner) {
+    const uint16_t grey = static_cast<uint16_t>(1 << (bit_depth - 1));
+    for (int i = 0; i <= 4 * n; ++i) border[i] = grey;
+  } else {
+    if (left) {
+      const uint16_t* sample = block - 1 + (n + below - 1) * stride;
+      for (int i = n - below; i < 2 * n; ++i, sample -= stride) border[i] = *sample;
+    }
+    if (corner) border[2 * n] = block[-stride - 1];
+    if (top) memcpy(border + 2 * n + 1, block - stride, sizeof(uint16_t) * static_cast<size_t>(n + beyond));
+    const int first = left ? n - below : corner ? 2 * n : 2 * n + 1;
+    const uint16_t first_value = border[first];
+    for (int i = 0; i < first; ++i) border[i] = first_value;
+    if (left && !corner) border[2 * n] = border[2 * n - 1];
+    const int last = top ? 3 * n + beyond : 2 * n;
+    const uint16_t last_value = border[last];
+    for (int i = last + 1; i <= 4 * n; ++i) border[i] = last_value;
+  }
+
+  if ((!chroma || tools.chroma == 3) && !tools.no_smoothing && intra_smooths(log2_size, mode)) {
+    uint16_t* const smoothed = border_[1] + kIntraSlack;
+    if (tools.strong_smoothing && !chroma && log2_size == 5 && intra_is_straight(border, log2_size, bit_depth)) {
+      picture_.intra.smooth_strong(smoothed, border, log2_size);
+    } else {
+      picture_.intra.smooth(smoothed, border, log2_size);
+    }
+    border = smoothed;
+  }
+  bool edge_filter = !chroma && log2_size < 5;
+  if (mode != kIntraDc && tools.implicit_rdpcm && bypass_) edge_filter = false;
+  picture_.intra.predict(block, stride, border, log2_size, mode, false, edge_filter, bit_depth);
+}
+
+// Parses the residual of a block if it is coded, and adds it, with `scale` eighths of the luma residual, to what was
+// predicted.
+inline void SliceDecoder::reconstruct(int component, int x, int y, int log2_size, int mode, bool coded, int scale) {
+  const PictureTools& tools = tools_;
+  const TransformKernels& kernels = picture_.transform;
+  const bool chroma = component != 0;
+  const int bit_depth = tools.bit_depth[chroma];
+  const int samples = 1 << (2 * log2_size);
+  int16_t* const residual = component == 0 && tools.cross_component ? luma_residual_ : residual_;
+  int flags = 0;
+  if (coded) {
+    residual_coding(component, log2_size, mode);
+    flags = kTransformCoded | (sign_hidden_ ? kTransformSignHidden : 0);
+    if (bypass_ || skipped_) {
+      if (tools.transform_skip_rotation && log2_size == 2) {
+        kernels.rotate(coefficients_, log2_size);
+        flags |= kTransformRotated;
+      }
+      if (bypass_) {
+        memcpy(residual, coefficients_, sizeof(int16_t) * static_cast<size_t>(samples));
+      } else {
+        kernels.skip(residual, coefficients_, log2_size, bit_depth);
+        flags |= kTransformSkipped;
+      }
+      if (tools.implicit_rdpcm && (mode == kIntraHorizontal || mode == kIntraVertical)) {
+        kernels.accumulate(residual, log2_size, mode == kIntraVertical);
+        flags |= kTransformRdpcm;
+      }
+      memset(coefficients_, 0, sizeof(int16_t) * static_cast<size_t>(samples));
+    } else {
+      if (!chroma && log2_size == 2) {
+        kernels.dst(residual, coefficients_, bit_depth);
+      } else {
+        kernels.dct(residual, coefficients_, log2_size, nonzero_width_, nonzero_height_, bit_depth);
+      }
+      for (int row = 0; row < nonzero_height_; ++row) {
+        memset(coefficients_ + (row << log2_size), 0, sizeof(int16_t) * static_cast<size_t>(nonzero_width_));
+      }
+    }
+  } else if (scale != 0) {
+    memset(residual, 0, sizeof(int16_t) * static_cast<size_t>(samples));
+  }
+  if (scale != 0) {
+    kernels.cross_component(residual, luma_residual_, scale, log2_size, tools.bit_depth[0], tools.bit_depth[1]);
+    flags |= kTransformCrossComponent;
+  }
+  if (flags != 0) {
+    const ptrdiff_t stride = picture_.stride[component];
+    kernels.add(picture_.samples[component] + y * stride + x, stride, residual, log2_size, bit_depth);
+  }
+  if (__builtin_expect(picture_.analysis != nullptr, 0)) {
+    picture_.on_transform_block(*picture_.analysis,
+                                {static_cast<int16_t>(x), static_cast<int16_t>(y), static_cast<uint8_t>(log2_size),
+                                 static_cast<uint8_t>(component), static_cast<uint8_t>(flags)});
+  }
+}
+
+}  // namespace flexor::FLEXOR_ISA
