@@ -12,7 +12,7 @@ namespace flexor::hevc {
 namespace {
 
 // Table 8-3: the direction that a luma mode means where chroma is half as wide but as high.
-constexpr uint8_t kChromaMode422[35] = {0,  1,  2,  2,  2,  2,  3,  5,  7,  8,  10, 11, 13, 15, 16, 18, 19, 20,
+constexpr uint8_t kChromaMode422[35] = {0,  1,  2,  2,  2,  2,  3,  5,  7,  8,  10, 12, 13, 15, 17, 18, 19, 20,
                                         21, 22, 23, 23, 24, 24, 25, 25, 26, 27, 27, 28, 28, 29, 29, 30, 31};
 
 struct ZOrder {

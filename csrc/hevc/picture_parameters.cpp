@@ -175,10 +175,8 @@ std::shared_ptr<const PictureParameters> activate(const PictureParameters& parse
   check_range("init_qp_minus26", pps.init_qp_minus26, -26 - sps.qp_bd_offset_luma, 25);
   check_range("diff_cu_qp_delta_depth", pps.diff_cu_qp_delta_depth, 0, cb_depth);
   check_range("diff_cu_chroma_qp_offset_depth", pps.diff_cu_chroma_qp_offset_depth, 0, cb_depth);
-  check_range("Log2MaxTransformSkipSize", pps.log2_max_transform_skip_size, 2, std::max(sps.max_tb_log2, 2));
-  check_range("log2_sao_offset_scale_luma", pps.log2_sao_offset_scale_luma, 0, std::max(sps.bit_depth_luma - 10, 0));
-  check_range("log2_sao_offset_scale_chroma", pps.log2_sao_offset_scale_chroma, 0,
-              std::max(sps.bit_depth_chroma - 10, 0));
+  // Encoders write more than MaxTbLog2SizeY here, and offset scales beyond BitDepth - 10: harmless, and decoded by all.
+  check_range("Log2MaxTransformSkipSize", pps.log2_max_transform_skip_size, 2, 5);
   if (sps.chroma_array_type != 3 && pps.cross_component_prediction_enabled_flag)
     throw StreamError("cross_component_prediction_enabled_flag is for 4:4:4 only");
   if (sps.chroma_array_type == 0 && pps.chroma_qp_offset_list_enabled_flag)
