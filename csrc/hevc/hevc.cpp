@@ -148,29 +148,29 @@ class HevcDecoder {
 
   py::list pictures() {
     py::list out;
-    for (const auto& picture : taken([this] { return decoder_.take_pictures(); })) out.append(to_dict(*picture));
+    for (const auto& picture : taken(&StreamDecoder::take_pictures)) out.append(to_dict(*picture));
     return out;
   }
 
   py::list problems() {
     py::list out;
-    for (const Problem& problem : taken([this] { return decoder_.take_problems(); }))
+    for (const Problem& problem : taken(&StreamDecoder::take_problems))
       out.append(py::make_tuple(problem.unsupported, problem.message));
     return out;
   }
 
   py::list units() {
     py::list out;
-    for (const TracedUnit& unit : taken([this] { return decoder_.take_units(); })) out.append(to_dict(unit));
+    for (const TracedUnit& unit : taken(&StreamDecoder::take_units)) out.append(to_dict(unit));
     return out;
   }
 
  private:
-  template <class Take>
-  auto taken(const Take& take) {
+  template <class T>
+  std::vector<T> taken(std::vector<T> (StreamDecoder::*take)()) {
     const py::gil_scoped_release nogil;
     const std::lock_guard<std::mutex> lock(mutex_);
-    return take();
+    return (decoder_.*take)();
   }
 
   StreamDecoder decoder_;

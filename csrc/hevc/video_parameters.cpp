@@ -31,15 +31,24 @@ void parse_profile_constraints(BitReader& reader, const ProfileTierLevel& ptl) {
   }
 }
 
-void parse_layer_sets(BitReader& reader) {
+void parse_timing(BitReader& reader, int layer_sets, int max_sub_layers_minus1) {
+  reader.u("vps_num_units_in_tick", 32);
+  reader.u("vps_time_scale", 32);
+  if (reader.flag("vps_poc_proportional_to_timing_flag")) reader.ue("vps_num_ticks_poc_diff_one_minus1", kAnyUe);
+  const int count = reader.ue("vps_num_hrd_parameters", layer_sets);
+  for (int i = 0; i < count; ++i) {
+    reader.ue("hrd_layer_set_idx", layer_sets - 1);
+    const bool common = i == 0 || reader.flag("cprms_present_flag");
+    parse_hypothetical_decoder(reader, common, max_sub_layers_minus1);
+  }
+}
+
+int parse_layer_sets(BitReader& reader) {
   const int max_layer_id = static_cast<int>(reader.u("vps_max_layer_id", 6));
   const int sets = reader.ue("vps_num_layer_sets_minus1", 1023);
   for (int i = 1; i <= sets; ++i)
     for (int j = 0; j <= max_layer_id; ++j) reader.flag("layer_id_included_flag");
-  if (!reader.flag("vps_timing_info_present_flag")) return;
-  reader.u("vps_num_units_in_tick", 32);
-  reader.u("vps_time_scale", 32);
-  if (reader.flag("vps_poc_proportional_to_timing_flag")) reader.ue("vps_num_ticks_poc_diff_one_minus1", kAnyUe);
+  return sets + 1;
 }
 
 }  // namespace
@@ -93,7 +102,9 @@ void parse_video_parameters(BitReader& reader) {
     reader.ue("vps_max_num_reorder_pics", kAnyUe);
     reader.ue("vps_max_latency_increase_plus1", kAnyUe);
   }
-  parse_layer_sets(reader);
+  const int layer_sets = parse_layer_sets(reader);
+  if (reader.flag("vps_timing_info_present_flag")) parse_timing(reader, layer_sets, max_sub_layers_minus1);
+  reader.flag("vps_extension_flag");
 }
 
 }  // namespace flexor::hevc
