@@ -5,6 +5,10 @@
 
 namespace flexor::FLEXOR_ISA {
 
+inline void fill(uint16_t* samples, int count, uint16_t value) {
+  for (int i = 0; i < count; ++i) samples[i] = value;
+}
+
 inline void SliceDecoder::predict(int component, int x, int y, int log2_size, int mode) {
   const PictureTools& tools = tools_;
   const int n = 1 << log2_size;
@@ -28,32 +32,33 @@ inline void SliceDecoder::predict(int component, int x, int y, int log2_size, in
   if (left && next_y < tools.height && next_y < ctb_y_ + mask + 1) {
     if (at_left || in_ctb_before(luma_x - 1, next_y, z)) { below = smaller(n, (tools.height - next_y) >> sub_y); }
   }
-  if (top && next_x < tools.width) {
+  if (next_x < tools.width) {  // a slice may begin just there: top right without top
     const bool in_ctb = next_x < ctb_x_ + mask + 1;
-    if (at_top ? (in_ctb || top_right_available_) : (in_ctb && in_ctb_before(next_x, luma_y - 1, z))) {
+    if (at_top ? (in_ctb ? top : top_right_available_) : (in_ctb && in_ctb_before(next_x, luma_y - 1, z))) {
       beyond = smaller(n, (tools.width - next_x) >> sub_x);
     }
   }
 
   // The border with substitution (8.4.4.2.2): what is missing repeats the sample before it, from the bottom left on.
   uint16_t* border = border_[0] + kIntraSlack;
-  if (!left && !top && !corner) {
-    const uint16_t grey = static_cast<uint16_t>(1 << (bit_depth - 1));
-    for (int i = 0; i <= 4 * n; ++i) border[i] = grey;
+  if (!left && !top && !corner && beyond == 0) {
+    fill(border, 4 * n + 1, static_cast<uint16_t>(1 << (bit_depth - 1)));
   } else {
     if (left) {
       const uint16_t* sample = block - 1 + (n + below - 1) * stride;
       for (int i = n - below; i < 2 * n; ++i, sample -= stride) border[i] = *sample;
     }
     if (corner) border[2 * n] = block[-stride - 1];
-    if (top) memcpy(border + 2 * n + 1, block - stride, sizeof(uint16_t) * static_cast<size_t>(n + beyond));
-    const int first = left ? n - below : corner ? 2 * n : 2 * n + 1;
-    const uint16_t first_value = border[first];
-    for (int i = 0; i < first; ++i) border[i] = first_value;
+    const int first_above = top ? 0 : n, end_above = n + beyond;
+    if (first_above < end_above) {
+      memcpy(border + 2 * n + 1 + first_above, block - stride + first_above,
+             sizeof(uint16_t) * static_cast<size_t>(end_above - first_above));
+    }
+    const int first = left ? n - below : corner ? 2 * n : 2 * n + 1 + first_above;
+    fill(border, first, border[first]);
     if (left && !corner) border[2 * n] = border[2 * n - 1];
-    const int last = top ? 3 * n + beyond : 2 * n;
-    const uint16_t last_value = border[last];
-    for (int i = last + 1; i <= 4 * n; ++i) border[i] = last_value;
+    if (!top && first <= 2 * n) fill(border + 2 * n + 1, n, border[2 * n]);
+    fill(border + 2 * n + 1 + end_above, n - beyond, border[2 * n + end_above]);
   }
 
   if ((!chroma || tools.chroma == 3) && !tools.no_smoothing && intra_smooths(log2_size, mode)) {
