@@ -54,7 +54,8 @@ void angular(const Block& b, int mode, bool nearest, bool edge_filter, int bit_d
   uint16_t samples[3 * kMaxIntraSize + 1];
   uint16_t* const ref = samples + kMaxIntraSize;
   for (int i = 0; i <= 2 * n; ++i) ref[i] = static_cast<uint16_t>(vertical ? b.top(i - 1) : b.left(i - 1));
-  for (int i = -1; i >= (n * angle) >> 5; --i) {
+  const int first = (n * angle) >> 5;
+  for (int i = -1; first < -1 && i >= first; --i) {
     const int other = ((128 - i * kIntraInverseAngles[mode - 11]) >> 8) - 1;
     ref[i] = static_cast<uint16_t>(vertical ? b.left(other) : b.top(other));
   }
