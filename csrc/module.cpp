@@ -14,7 +14,10 @@ namespace py = pybind11;
 namespace flexor {
 void register_deform(py::module_& m);
 void register_grid(py::module_& m);
+void register_hevc(py::module_& m);
 void register_hevc_kernels(py::module_& m);
+void register_intra_predict(py::module_& m);
+void register_intra_search(py::module_& m);
 void register_odconv2d(py::module_& m);
 void register_sparse_conv(py::module_& m);
 void register_sparse_index(py::module_& m);
@@ -43,7 +46,10 @@ PYBIND11_MODULE(_C, m) {
   });
   register_deform(m);
   register_grid(m);
+  register_hevc(m);
   register_hevc_kernels(m);
+  register_intra_predict(m);
+  register_intra_search(m);
   register_odconv2d(m);
   register_sparse_conv(m);
   register_sparse_index(m);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hevc/output_picture.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "hevc/loop_filter.h"
 #include "hevc/picture_decoder.h"
 #include "hevc/picture_hash.h"
+#include "hevc/threads.h"
 
 namespace flexor::hevc {
 namespace {
@@ -15,19 +15,6 @@ constexpr size_t kMaxDamageText = 400;
 
 const char* hash_name(HashMethod method) {
   return method == HashMethod::kMd5 ? "md5" : method == HashMethod::kCrc ? "crc" : "checksum";
-}
-
-struct HashJob {
-  const Frame& frame;
-  const SequenceParameters& sps;
-  HashMethod method;
-  Digest digests[3];
-};
-
-void hash_task(void* context, int64_t plane) {
-  HashJob& job = *static_cast<HashJob*>(context);
-  job.digests[plane] =
-      hash_plane(job.method, job.frame.planes[plane], plane == 0 ? job.sps.bit_depth_luma : job.sps.bit_depth_chroma);
 }
 
 void verify_hashes(OutputPicture& picture, const Frame& frame, int threads) {
@@ -39,15 +26,13 @@ void verify_hashes(OutputPicture& picture, const Frame& frame, int threads) {
                          " planes, the picture has " + std::to_string(frame.plane_count));
       continue;
     }
-    HashJob job{frame, *picture.sps, hash.method, {}};
-    if (threads > 1) {
-      parallel_for_raw(frame.plane_count, &hash_task, &job);
-    } else {
-      for (int plane = 0; plane < frame.plane_count; ++plane) hash_task(&job, plane);
-    }
+    Digest digests[3];
+    run_tasks(threads, frame.plane_count, [&](int plane) {
+      const int bit_depth = plane == 0 ? picture.sps->bit_depth_luma : picture.sps->bit_depth_chroma;
+      digests[plane] = hash_plane(hash.method, frame.planes[plane], bit_depth);
+    });
     for (int plane = 0; plane < frame.plane_count; ++plane)
-      if (std::memcmp(job.digests[plane].data(), hash.digest[plane], static_cast<size_t>(digest_bytes(hash.method))) !=
-          0)
+      if (std::memcmp(digests[plane].data(), hash.digest[plane], static_cast<size_t>(digest_bytes(hash.method))) != 0)
         picture.add_damage(std::string("the ") + kPlanes[plane] + " samples do not match the stream's " +
                            picture.verified);
   }

@@ -6,25 +6,13 @@
 #include <new>
 
 #include "hevc/picture_decoder.h"
+#include "hevc/threads.h"
 
 namespace flexor::hevc {
 namespace {
 
 constexpr size_t kPiece = size_t{1} << 20;  // of the input, copied at a time
 constexpr size_t kMaxProblems = 8;          // kept; more of them say nothing new
-
-struct Batch {
-  std::vector<OutputPicture*> pictures;
-  bool verify;
-  std::atomic<bool> out_of_memory{false};
-};
-
-void decode_task(void* context, int64_t index) {
-  Batch& batch = *static_cast<Batch*>(context);
-  try {
-    decode_output(*batch.pictures[static_cast<size_t>(index)], 1, batch.verify);
-  } catch (const std::bad_alloc&) { batch.out_of_memory = true; }
-}
 
 // Encoders repeat their parameter sets before every picture: the same bytes keep the same object.
 template <class Stored, class Parsed>
@@ -294,18 +282,24 @@ void StreamDecoder::finish_picture() {
   if (batch_.size() >= static_cast<size_t>(options_.threads)) decode_batch();
 }
 
+// A picture of several slices, tiles or wavefront rows takes all threads; others are decoded side by side.
 void StreamDecoder::decode_batch() {
-  Batch together{{}, options_.verify};
   const std::vector<std::shared_ptr<OutputPicture>> pictures = std::exchange(batch_, {});
+  std::vector<OutputPicture*> whole;
   for (const auto& picture : pictures) {
     if (pictures.size() == 1 || picture_splits(picture->coded)) {
       decode_output(*picture, options_.threads, options_.verify);
     } else {
-      together.pictures.push_back(picture.get());
+      whole.push_back(picture.get());
     }
   }
-  parallel_for_raw(static_cast<int64_t>(together.pictures.size()), &decode_task, &together);
-  if (together.out_of_memory) throw std::bad_alloc();
+  std::atomic<bool> out_of_memory{false};
+  run_tasks(options_.threads, static_cast<int>(whole.size()), [&](int i) {
+    try {
+      decode_output(*whole[static_cast<size_t>(i)], 1, options_.verify);
+    } catch (const std::bad_alloc&) { out_of_memory = true; }
+  });
+  if (out_of_memory) throw std::bad_alloc();
 }
 
 }  // namespace flexor::hevc
