@@ -8,7 +8,6 @@
 namespace flexor {
 
 constexpr int kIntraCandidates = kIntraModes + 28;  // all modes bilinear, then the fractional angles nearest
-constexpr int kMaxIntraSearchDepth = 12;            // differences times 8 fit 16 bits
 
 struct IntraSearchParams {
   TensorView pictures;    // (B, H, W), 8- to 32-bit integers
