@@ -382,8 +382,4 @@ void decode_picture(const CodedPicture& coded, Frame& frame, int threads, Analys
   PictureJob(coded, frame, threads, analysis).run();
 }
 
-bool picture_splits(const CodedPicture& coded) {
-  return coded.segments.size() > 1 || (!coded.segments.empty() && coded.segments[0].substreams.size() > 1);
-}
-
 }  // namespace flexor::hevc

@@ -9,7 +9,4 @@ namespace flexor::hevc {
 // The samples do not depend on `threads`. analysis may be null.
 void decode_picture(const CodedPicture& coded, Frame& frame, int threads, Analysis* analysis);
 
-// Whether several threads can work on one picture: wavefronts, tiles or slices.
-bool picture_splits(const CodedPicture& coded);
-
 }  // namespace flexor::hevc

@@ -282,21 +282,16 @@ void StreamDecoder::finish_picture() {
   if (batch_.size() >= static_cast<size_t>(options_.threads)) decode_batch();
 }
 
-// A picture of several slices, tiles or wavefront rows takes all threads; others are decoded side by side.
+// Intra pictures need nothing of each other: with one for every thread they are decoded side by side. Fewer share the
+// threads among their wavefront rows, tiles or slices.
 void StreamDecoder::decode_batch() {
   const std::vector<std::shared_ptr<OutputPicture>> pictures = std::exchange(batch_, {});
-  std::vector<OutputPicture*> whole;
-  for (const auto& picture : pictures) {
-    if (pictures.size() == 1 || picture_splits(picture->coded)) {
-      decode_output(*picture, options_.threads, options_.verify);
-    } else {
-      whole.push_back(picture.get());
-    }
-  }
+  const int count = static_cast<int>(pictures.size());
+  const bool side_by_side = count >= options_.threads;
   std::atomic<bool> out_of_memory{false};
-  run_tasks(options_.threads, static_cast<int>(whole.size()), [&](int i) {
+  run_tasks(side_by_side ? options_.threads : 1, count, [&](int i) {
     try {
-      decode_output(*whole[static_cast<size_t>(i)], 1, options_.verify);
+      decode_output(*pictures[static_cast<size_t>(i)], side_by_side ? 1 : options_.threads, options_.verify);
     } catch (const std::bad_alloc&) { out_of_memory = true; }
   });
   if (out_of_memory) throw std::bad_alloc();
