@@ -50,10 +50,9 @@ struct PictureTools {
   bool strong_smoothing, no_smoothing;
   bool transquant_bypass, transform_skip, sign_hiding, qp_delta;
   bool transform_skip_rotation, transform_skip_context, implicit_rdpcm, cross_component, persistent_rice;
-  bool wavefront, dependent_segments;
+  bool wavefront;
   bool across_tiles;
-  bool deblock_controlled;  // some slice may turn it off
-  int chroma_qp_offsets;    // entries in the lists
+  int chroma_qp_offsets;  // entries in the lists
   int8_t cb_qp_offset_list[6], cr_qp_offset_list[6];
   int pps_cb_qp_offset, pps_cr_qp_offset;
   int sao_scale_log2[2];

@@ -22,18 +22,24 @@ class SliceDecoder {
   void decode();
 
  private:
-  // slice_data_cpu.cpp: CTBs, contexts, the quadtree.
+  // slice_data_cpu.cpp
   bool decode_ctbs(int& ts);
   void enter_ctb(int ts);
   void start_contexts(int ts, bool first);
   void sao();
   void sao_component(SaoParameters& sao, int component);
+  void give_up(int first_ts, int last_ts);
+
+  // coding_quadtree.h
   void coding_quadtree(int x, int y, int log2_size, int depth);
   void coding_unit(int x, int y, int log2_size);
   void prediction_modes(int x, int y, int log2_size, int parts);
   int luma_mode(int x, int y, bool most_probable, int coded) const;
   int chroma_mode(int coded, int luma) const;
   void pcm_sample(int x, int y, int log2_size);
+  void mark_edges(int x, int y, int log2_size);
+
+  // transform_tree.h
   void transform_tree(int x, int y, int x_base, int y_base, int log2_size, int depth, int part, int cbf_cb, int cbf_cr);
   void transform_unit(int x, int y, int x_base, int y_base, int log2_size, int part, bool cbf_luma, int cbf_cb,
                       int cbf_cr);
@@ -41,8 +47,6 @@ class SliceDecoder {
   void chroma_qp_offset();
   void set_qp(int delta);
   int chroma_qp(int offset) const;
-  void mark_edges(int x, int y, int log2_size);
-  void give_up(int first_ts, int last_ts);
 
   // reconstruction.h
   void predict(int component, int x, int y, int log2_size, int mode);
@@ -55,7 +59,6 @@ class SliceDecoder {
   // residual_coding.h
   void residual_coding(int component, int log2_size, int mode);
   int last_position_prefix(uint8_t* models, int component, int log2_size);
-  int coefficient(int position, int64_t level) const;
   int64_t remaining_level(int rice);
 
   // What a syntax element cost, for the analysis.
