@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from flexor import ops, reference
+from gpu_report import Report, check_case
 
 Tensors = list[torch.Tensor]
 
@@ -27,7 +29,7 @@ class Case(NamedTuple):
     def kernel(self, *tensors: torch.Tensor) -> torch.Tensor:
         return self.op(*tensors, backend="triton")
 
-    def tensors(self, dtype: torch.dtype, channels_last: bool, attention_dtype: torch.dtype, device: str) -> Tensors:
+    def tensors(self, dtype: torch.dtype, channels_last: bool, attention_dtype: torch.dtype) -> Tensors:
         generator = torch.Generator().manual_seed(0)
         made = []
         for i, size in enumerate(self.sizes):
@@ -38,7 +40,7 @@ class Case(NamedTuple):
                 made.append((torch.randn(size, generator=generator) / scale**0.5).to(dtype))
         if channels_last:
             made[0] = made[0].to(memory_format=torch.channels_last)
-        return [t.to(device) for t in made]
+        return made
 
 
 def odconv(batch: int, channels: int, size: int, kernels: int, groups: int = 1) -> Case:
@@ -134,3 +136,8 @@ TIMED = [
     grid(1, 256, 256, "cr"),
     grid(1024, 256, 256, "cr"),
 ]
+
+
+def groups() -> Iterator[tuple[str, Callable[[Report], None]]]:
+    for case in CHECKED:
+        yield case.name, partial(check_case, case)

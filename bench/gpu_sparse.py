@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import gpu_report
 import torch
 from flexor import ops
-from flexor._cuda import neighbours
+from flexor._cuda import launch, neighbours
 from flexor.reference.sparse_conv import Pairs, pairs_by_tap
+from gpu_report import Report, check_case
 
 Tensors = list[torch.Tensor]
 
@@ -61,7 +63,7 @@ class SparseCase(NamedTuple):
         _, map = index.strided(self.window, self.stride, self.window // 2 if self.window % 2 else 0)
         return map.transposed() if self.inverse else map
 
-    def tensors(self, dtype: torch.dtype, channels_last: bool, attention_dtype: torch.dtype, device: str) -> Tensors:
+    def tensors(self, dtype: torch.dtype, channels_last: bool, attention_dtype: torch.dtype) -> Tensors:
         """Features, weight, bias and residual; what memory format and attentions there are does not matter here."""
         generator = torch.Generator().manual_seed(0)
         map, group_channels = self.map(torch.device("cpu"), None), self.channels // self.groups
@@ -71,7 +73,7 @@ class SparseCase(NamedTuple):
             weight = torch.randn(self.outputs, *(self.window,) * 3, group_channels, generator=generator)
             made += [weight / fan_in**0.5, torch.randn(self.outputs, generator=generator)]
             made.append(torch.randn(len(map.out), self.outputs, generator=generator))
-        return [t.to(device, dtype) for t in made]
+        return [t.to(dtype) for t in made]
 
     def run(self, backend: str, features: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         map = self.map(features.device, backend)
@@ -111,10 +113,24 @@ def taps_of(case: SparseCase, device: torch.device) -> list[Pairs]:
     return [Pairs(tap, outputs.to(device), inputs.to(device)) for tap, outputs, inputs in found]
 
 
-def check_index(check: Callable[[str, Callable[[], float], float], None], device: str) -> None:
+def groups() -> Iterator[tuple[str, Callable[[Report], None]]]:
+    """Indices by the code that nvcc made and by what NVRTC makes, then what runs on them."""
+    for suffixes in ((".fatbin",), (".cu",)):
+        yield f"sparse index {suffixes[0]}", functools.partial(check_index, suffixes)
+    for case in CHECKED:
+        yield case.name, functools.partial(check_case, case)
+
+
+def check_index(suffixes: tuple[str, ...], report: Report) -> None:
     """Every tensor as the CPU makes it."""
-    for side in SIDES:
-        check(f"sparse index of {2 * side**2} voxels", functools.partial(differing_parts, side, device), 0.0)
+    find = launch.Source.find
+    launch.Source.find = lambda self, suffix: find(self, suffix) if suffix in suffixes else None
+    try:
+        for side in SIDES:
+            name = f"sparse index {suffixes[0]} of {2 * side**2} voxels"
+            report.check(name, functools.partial(differing_parts, side, gpu_report.DEVICE), 0.0)
+    finally:
+        launch.Source.find = find
 
 
 def differing_parts(side: int, device: str) -> int:

@@ -53,6 +53,13 @@ def clamp_to_image(v, size):
 
 
 @triton.jit
+def affine_row(row, x, y):
+    """a x + b y + c, every rounding spelled out: a compiler that is free to fuse products may compute one position
+    twice with different bits, and a cell of the one with the fractions of the other is wrong by a whole pixel."""
+    return tl.fma(tl.load(row), x, tl.fma(tl.load(row + 1), y, tl.load(row + 2)))
+
+
+@triton.jit
 def source_position(flow, flow_strides, matrix, row, column, valid, COMPUTE: tl.constexpr):
     """Where the input is read for output pixel (row, column): p + flow(p), or matrix (x, y, 1)."""
     y = row.to(COMPUTE)
@@ -62,8 +69,8 @@ def source_position(flow, flow_strides, matrix, row, column, valid, COMPUTE: tl.
         source_x = x + tl.load(flow + at, mask=valid, other=0.0).to(COMPUTE)
         source_y = y + tl.load(flow + at + flow_strides[1], mask=valid, other=0.0).to(COMPUTE)
     else:
-        source_x = tl.load(matrix) * x + tl.load(matrix + 1) * y + tl.load(matrix + 2)
-        source_y = tl.load(matrix + 3) * x + tl.load(matrix + 4) * y + tl.load(matrix + 5)
+        source_x = affine_row(matrix, x, y)
+        source_y = affine_row(matrix + 3, x, y)
     return source_y, source_x
 
 

@@ -137,7 +137,7 @@ def test_threads_do_not_change_bits(op, way, case):
 @WAY
 def test_gradcheck(op, way):
     case = Case(2, 2, 3, 4, (2, 3), (1, 0), kernels=2)
-    leaves = [t.requires_grad_() for t in tensors(op, case)]
+    leaves = [t.requires_grad_() for t in tensors(op, case, device=way.device)]
     with running(way):
         call = lambda *t: getattr(ops, op)(*t, case.padding)  # noqa: E731
         assert torch.autograd.gradcheck(call, leaves, check_forward_ad=True, check_batched_grad=True)

@@ -10,6 +10,7 @@ What it adds to triton.runtime.interpreter (needs TRITON_INTERPRET=1 before trit
               programs may not touch one element unless both read it or both use atomics; the active lanes of
               a store may not repeat an address. The interpreter runs programs one after another over raw
               pointers, so none of this would show.
+  arguments   lists raise, as in Triton's launcher.
   order       `program_order(seed)` runs the programs of a launch in another order.
 
 It leans on private names of the pinned Triton release; test_interpreter.py shows that every check bites.
@@ -236,6 +237,8 @@ def call_device_function(self, *args, **kwargs):
 
 
 def run_grid(self, *args, **kwargs):
+    if any(isinstance(argument, list) for argument in (*args, *kwargs.values())):
+        raise TypeError(f"{self.fn.__name__}: failed to specialize argument of type: list")
     StrictBuilder.patched.clear()
     StrictBuilder.memory = Memory(self.fn.__name__, list(tensors_in([*args, *kwargs.values()])))
     try:

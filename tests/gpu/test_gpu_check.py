@@ -11,7 +11,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 import gpu_cases
 import gpu_check
+import gpu_deform
+import gpu_report
+import gpu_routes
 import gpu_sparse
+import gpu_times
 import interpreter
 
 interpreter.install()
@@ -26,24 +30,30 @@ SPARSE = [
     gpu_sparse.SparseCase(3, 2, 4, window=2, stride=2, inverse=True, groups=2),
     gpu_sparse.SparseCase(3, 2, 2, window=2, stride=2, pool="max"),
 ]
-SHAPES = {"small": gpu_check.Shape(1, 4, 5, 6), "groups": gpu_check.Shape(1, 8, 4, 4, groups=2, offset_groups=4)}
+SHAPES = {"small": gpu_deform.Shape(1, 4, 5, 6), "groups": gpu_deform.Shape(1, 8, 4, 4, groups=2, offset_groups=4)}
 
 
-def rehearse(monkeypatch, tmp_path, shapes, dynamic=(), sparse=()):
-    monkeypatch.setattr(gpu_check, "DEVICE", "cpu")
-    monkeypatch.setattr(gpu_check, "LIMITS", {torch.float32: 1e-5, torch.bfloat16: 1.6e-2})
-    monkeypatch.setattr(gpu_check, "CHECKED", shapes)
-    monkeypatch.setattr(gpu_check, "EDGES", gpu_check.Shape(1, 4, 5, 6))
-    monkeypatch.setattr(gpu_check, "WARPED", (1, 3, 6, 7))
-    monkeypatch.setattr(gpu_check, "TIMED", dict(list(shapes.items())[:1]))
+def rehearse(monkeypatch, tmp_path, shapes, dynamic=(), sparse=(), only=""):
+    for module in (gpu_report, gpu_deform):
+        monkeypatch.setattr(module, "LIMITS", {torch.float32: 1e-5, torch.bfloat16: 1.6e-2})
+    monkeypatch.setattr(gpu_report, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_deform, "CHECKED", shapes)
+    monkeypatch.setattr(gpu_deform, "EDGES", gpu_deform.Shape(1, 4, 5, 6))
+    monkeypatch.setattr(gpu_deform, "WARPED", (1, 3, 6, 7))
+    monkeypatch.setattr(gpu_deform, "TIMED", dict(list(shapes.items())[:1]))
     monkeypatch.setattr(gpu_cases, "CHECKED", dynamic)
     monkeypatch.setattr(gpu_cases, "TIMED", dynamic[1:2])
     monkeypatch.setattr(gpu_sparse, "CHECKED", sparse)
     monkeypatch.setattr(gpu_sparse, "TIMED", sparse)
     monkeypatch.setattr(gpu_sparse, "SIDES", (1, 5))
+    monkeypatch.setattr(gpu_routes, "ROUTED", tuple(shapes)[:1])
     monkeypatch.setattr(gpu_check, "machine", lambda: {"gpu": "none"})
-    monkeypatch.setattr(gpu_check, "milliseconds", lambda run: run() is not None and 1.0)
+    monkeypatch.setattr(gpu_times, "milliseconds", lambda run: run() is not None and 1.0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_check, "run_apart", lambda names, report, jobs: gpu_check.run_here(names, report))
+    skipped = ("compiled", "autocast", "past")  # which the interpreter cannot do, or not soon enough
+    groups = {k: v for k, v in gpu_check.all_groups().items() if not k.startswith(skipped) and only in k}
+    monkeypatch.setattr(gpu_check, "all_groups", lambda: groups)
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path / "out.json")])
     code = gpu_check.main()
     return code, json.loads((tmp_path / "out.json").read_text())
@@ -61,9 +71,16 @@ def test_a_wrong_kernel_fails(monkeypatch, tmp_path):
 
     forward = deform_conv2d.forward
     monkeypatch.setattr(deform_conv2d, "forward", lambda *args: forward(*args) * 1.01)
-    monkeypatch.setattr(gpu_check, "check_warps", lambda report: None)
-    code, result = rehearse(monkeypatch, tmp_path, {})
+    code, result = rehearse(monkeypatch, tmp_path, {}, only="deform edges")
     assert code == 1 and any(not c["passed"] for c in result["checks"])
+
+
+def test_a_group_that_dies_is_a_failed_check(monkeypatch):
+    monkeypatch.setattr(gpu_check.sys, "executable", "false")
+    report = gpu_report.Report(60)
+    gpu_check.run_apart(["deform edges"], report, 1)
+    (check,) = report.checks
+    assert check["name"] == "deform edges" and not check["passed"] and "exit status 1" in check["message"]
 
 
 def test_without_a_gpu_it_does_nothing(monkeypatch, capsys, tmp_path):

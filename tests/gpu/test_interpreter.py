@@ -84,6 +84,12 @@ def test_correct_kernel_passes():
     assert torch.equal(out, source)
 
 
+def test_lists_are_refused_as_by_the_compiler():
+    values = torch.zeros(4)
+    with pytest.raises(TypeError, match="copy_kernel: failed to specialize argument of type: list"):
+        copy_kernel[(1,)](values, values, [4], MASKED=True, DIVISOR=1, BLOCK=4)
+
+
 def test_unmasked_tail_is_caught():
     with pytest.raises(Exception, match="28 lanes of a load are outside every tensor"):
         copy(torch.zeros(100), torch.randn(100), masked=False)

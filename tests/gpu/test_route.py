@@ -49,6 +49,21 @@ def test_deform_conv2d(deterministic):
     assert_same(call(ops.deform_conv2d, backend="triton"), call(reference.deform_conv2d), tensors)
 
 
+def test_through_the_dispatcher():
+    """It turns tuples of integers into lists."""
+    tensors = [torch.randn(1, 2, 4, 5), torch.randn(1, 18, 4, 5), torch.randn(3, 2, 3, 3), torch.randn(3), None]
+    geometry = (1, 1), (1, 1), (1, 1)
+    output = torch.ops.flexor.deform_conv2d(*tensors, *geometry, "triton")
+    expected = reference.deform_conv2d(*tensors[:4], *geometry)
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+    needs = [True, True, True, True, False]
+    grads = torch.ops.flexor.deform_conv2d_backward(torch.ones_like(output), *tensors, *geometry, needs, "triton")
+    leaves = [t.requires_grad_() for t in tensors[:4]]
+    exact = torch.autograd.grad(reference.deform_conv2d(*leaves, *geometry).sum(), leaves)
+    for grad, true in zip(grads, exact, strict=False):
+        torch.testing.assert_close(grad, true, rtol=1e-4, atol=1e-4)
+
+
 def test_warp2d(deterministic):
     tensors = [torch.randn(2, 3, 5, 6), 2 * torch.randn(2, 2, 4, 7)]
     assert_same(lambda i, f: ops.warp2d(i, f, backend="triton"), reference.warp2d, tensors)

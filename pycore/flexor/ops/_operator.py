@@ -149,7 +149,7 @@ class Operator(ABC):
                 self.check(*args)  # _C checks all that memory safety needs; this says what is wrong
                 raise
         self.check(*args)
-        output = self.triton_forward(*args) if name == "triton" else self.reference_forward(*args)
+        output = self.triton_forward(*_hashable(args)) if name == "triton" else self.reference_forward(*args)
         return _laid_out_like(self.empty_output(*args), output)
 
     def backward(self, grad_output: Tensor, *args: Any) -> Grads:
@@ -163,7 +163,7 @@ class Operator(ABC):
             return grads
         if backend == "triton":
             deterministic = torch.are_deterministic_algorithms_enabled()
-            grads = self.triton_backward(needs, deterministic, grad_output, *args)
+            grads = self.triton_backward(needs, deterministic, grad_output, *_hashable(args))
         else:
             grads = self.reference_backward(grad_output, *args)
         return tuple(
@@ -328,6 +328,11 @@ def _empty_grads(tensors: Tensors, needs: Sequence[bool]) -> Grads:
     return tuple(
         torch.empty_like(t) if need and t is not None else None for t, need in zip(tensors, needs, strict=True)
     )
+
+
+def _hashable(args: Sequence[Any]) -> tuple[Any, ...]:
+    """Integers come out of the dispatcher in lists, which Triton does not take."""
+    return tuple(tuple(a) if type(a) is list and not (a and isinstance(a[0], Tensor)) else a for a in args)
 
 
 def _laid_out_like(like: Tensor, tensor: Tensor) -> Tensor:

@@ -191,10 +191,11 @@ class SparseMap:
 
     @property
     def tensors(self) -> list[Tensor]:
-        built = self._pairs.built[self._flipped]
+        side = int(self._flipped)  # compilers of older PyTorch do not index by a bool
+        built = self._pairs.built[side]
         if built is None:
             *window, transposed = self._pairs.relation
-            built = self._pairs.built[self._flipped] = _sparse.sparse_map(
+            built = self._pairs.built[side] = _sparse.sparse_map(
                 self.out.parts, self.input.parts, self.out.dims, *window, transposed != self._flipped, self.out.backend
             )
         return [self.out.parts[0], self.input.parts[0], *built]
