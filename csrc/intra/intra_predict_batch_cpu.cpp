@@ -14,21 +14,16 @@ constexpr int kChunk = 16;  // divides 4n and n * n
 // Samples as the kernels have them. All bits that there are in them are added to seen.
 template <class Sample>
 FLEXOR_INLINE void read_line(uint16_t* line, const Sample* border, int64_t stride, int count, uint32_t& seen) {
-  int i = 0;
-  if (stride == 1) {
-    Vec<Sample, kChunk> bits{};
-    for (; i + kChunk <= count; i += kChunk) {
-      const auto samples = load<Vec<Sample, kChunk>>(border + i);
-      bits |= samples;
-      store(line + i, __builtin_convertvector(samples, Vec<uint16_t, kChunk>));
-    }
-    if (sizeof(Sample) > 1)
-      for (int lane = 0; lane < kChunk; ++lane) seen |= static_cast<uint32_t>(bits[lane]);
-  }
-  for (; i < count; ++i) {
-    seen |= static_cast<uint32_t>(border[i * stride]);
-    line[i] = static_cast<uint16_t>(border[i * stride]);
-  }
+  uint32_t bits = 0;
+  const auto read = [&](int i, int64_t step) __attribute__((always_inline)) {
+    bits |= static_cast<uint32_t>(border[i * step]);
+    line[i] = static_cast<uint16_t>(border[i * step]);
+  };
+  if (stride == 1)
+    for (int i = 0; i + 1 < count; i += kChunk)
+      for (int j = 0; j < kChunk; ++j) read(i + j, 1);
+  for (int i = stride == 1 ? count - 1 : 0; i < count; ++i) read(i, stride);
+  seen |= bits;
 }
 
 // Clause 8.4.4.2.2.
@@ -67,7 +62,7 @@ FLEXOR_INLINE void predict_block(const IntraPredictParams& p, const IntraKernels
   kernels.predict(out, n, line, p.log2_size, static_cast<int>(mode), p.nearest, p.edge_filter && n < 32, p.bit_depth);
   if (sizeof(Sample) == 2) return;
   for (int i = 0; i < n * n; i += kChunk)
-    store(output + i, __builtin_convertvector((load<Vec<uint16_t, kChunk>>(samples + i)), Vec<Sample, kChunk>));
+    for (int j = 0; j < kChunk; ++j) output[i + j] = static_cast<Sample>(samples[i + j]);
 }
 
 template <class Sample>

@@ -5,6 +5,12 @@
 
 namespace flexor {
 
+#ifdef FLEXOR_ISA
+namespace FLEXOR_ISA {  // kernel sources see the tables of their own instruction set
+extern const IntraKernels intra_kernels, intra_reference;
+}
+#else
 FLEXOR_DECLARE_KERNELS(IntraKernels, intra_reference)
+#endif
 
 }  // namespace flexor
