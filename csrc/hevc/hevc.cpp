@@ -132,12 +132,12 @@ class HevcDecoder {
     decoder_.add_parameter_sets(configuration.parameter_sets);
   }
 
-  void feed(const py::buffer& data) {
+  void feed(const py::buffer& data, bool prompt) {
     const py::buffer_info info = data.request();
     const Bytes bytes = view(info);
     const py::gil_scoped_release nogil;
     const std::lock_guard<std::mutex> lock(mutex_);
-    decoder_.feed(bytes.data, bytes.size);
+    decoder_.feed(bytes.data, bytes.size, prompt);
   }
 
   void finish() {
@@ -186,7 +186,7 @@ void register_hevc(py::module_& m) {
       .def(py::init<int, bool, bool, int, bool>(), py::arg("threads"), py::arg("verify"), py::arg("skip_inter"),
            py::arg("length_size"), py::arg("inspect"))
       .def("add_parameter_sets", &HevcDecoder::add_parameter_sets)
-      .def("feed", &HevcDecoder::feed)
+      .def("feed", &HevcDecoder::feed, py::arg("data"), py::arg("prompt"))
       .def("finish", &HevcDecoder::finish)
       .def("pictures", &HevcDecoder::pictures)
       .def("problems", &HevcDecoder::problems)

@@ -71,7 +71,7 @@ std::vector<size_t> substream_positions(const NalUnit& nal, size_t header, const
     raw += offset;
     while (passed < nal.removed.size() && nal.removed[passed] + passed < raw) ++passed;
     const uint64_t position = raw - passed - header;
-    right = right && position < length;
+    right = right && position <= length;  // encoders name an empty substream after a slice that ends early
     positions.push_back(static_cast<size_t>(std::min<uint64_t>(position, length)));
   }
   return positions;

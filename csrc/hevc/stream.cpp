@@ -28,12 +28,12 @@ void StreamDecoder::add_parameter_sets(const std::vector<RawNal>& units) {
   picture_announced_ = false;
 }
 
-void StreamDecoder::feed(const uint8_t* data, size_t size) {
+void StreamDecoder::feed(const uint8_t* data, size_t size, bool prompt) {
   for (size_t at = 0; at < size && !stopped_; at += kPiece) {
     splitter_.append(data + at, std::min(kPiece, size - at));
     read_units();
   }
-  decode_batch();
+  if (prompt || stopped_) decode_batch();
 }
 
 void StreamDecoder::finish() {

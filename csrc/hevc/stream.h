@@ -44,8 +44,9 @@ class StreamDecoder {
 
   // A container's parameter sets, each a NAL unit.
   void add_parameter_sets(const std::vector<RawNal>& units);
-  // Both decode whatever has become complete. They throw std::bad_alloc.
-  void feed(const uint8_t* data, size_t size);
+  // Decodes the pictures that have become complete; not prompt: once there is one for every thread. finish() decodes the
+  // rest. They throw std::bad_alloc.
+  void feed(const uint8_t* data, size_t size, bool prompt);
   void finish();
 
   std::vector<std::shared_ptr<OutputPicture>> take_pictures();
