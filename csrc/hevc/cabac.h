@@ -105,6 +105,9 @@ class Cabac {
     return (value << count) | bypass(count);
   }
 
+  // Clause 9.3.4.3.6: bypass bins are then bits of the stream.
+  void align() { range_ = 256; }
+
   // end_of_slice_segment_flag, end_of_subset_one_bit, pcm_flag.
   int terminate() {
     range_ -= 2;

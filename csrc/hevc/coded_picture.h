@@ -13,9 +13,9 @@
 namespace flexor::hevc {
 
 struct SliceSegment {
-  SliceHeader header;               // a dependent segment carries the fields of the slice it belongs to
-  std::vector<uint8_t> data;        // slice_segment_data() without emulation prevention bytes
-  std::vector<size_t> substreams;   // where each substream begins in data; the first is 0
+  SliceHeader header;              // a dependent segment carries the fields of the slice it belongs to
+  std::vector<uint8_t> data;       // slice_segment_data() without emulation prevention bytes
+  std::vector<size_t> substreams;  // where each substream begins in data; the first is 0
 };
 
 struct CodedPicture {

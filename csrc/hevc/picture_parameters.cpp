@@ -86,10 +86,6 @@ void check_supported(const SequenceParameters& sps) {
     throw Unsupported(
         "the stream uses extended_precision_processing_flag (16-bit profiles), which flexor does not "
         "decode");
-  if (sps.cabac_bypass_alignment_enabled_flag)
-    throw Unsupported(
-        "the stream uses cabac_bypass_alignment_enabled_flag (high throughput profile), which flexor "
-        "does not decode");
 }
 
 void check_range(const char* name, int value, int min, int max) {

@@ -50,6 +50,7 @@ struct PictureTools {
   bool strong_smoothing, no_smoothing;
   bool transquant_bypass, transform_skip, sign_hiding, qp_delta;
   bool transform_skip_rotation, transform_skip_context, implicit_rdpcm, cross_component, persistent_rice;
+  bool bypass_alignment;
   bool wavefront;
   bool across_tiles;
   int chroma_qp_offsets;  // entries in the lists

@@ -207,6 +207,7 @@ inline void SliceDecoder::residual_coding(int component, int log2_size, int mode
     int greater2 = 0;
     if (first_greater >= 0) greater2 = cabac_.bin(models[kGreater2 + (chroma ? 4 : 0) + set]);
     count(kBitsLevels);
+    if (tools.bypass_alignment && (total > 8 || greater2 || (above & (above - 1)) != 0)) cabac_.align();
 
     const bool hidden = hides && found[0] - found[total - 1] > 3;
     sign_hidden_ |= hidden;

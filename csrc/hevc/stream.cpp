@@ -55,9 +55,9 @@ void StreamDecoder::finish() {
 
 std::vector<std::shared_ptr<OutputPicture>> StreamDecoder::take_pictures() {
   std::vector<std::shared_ptr<OutputPicture>> pictures;
-  for (auto& picture : order_.ready())
-    if (!picture->inter) pictures.push_back(std::move(picture));
-  order_.ready().clear();
+  auto& ready = order_.ready();
+  for (; !ready.empty() && (ready.front()->inter || !ready.front()->planes.empty()); ready.pop_front())
+    if (!ready.front()->inter) pictures.push_back(ready.front());
   return pictures;
 }
 
