@@ -44,6 +44,10 @@ bool predict(py::handle output, py::handle border, py::handle mode, py::handle a
 
 }  // namespace
 
-void register_intra_predict(py::module_& m) { m.def("intra_predict", &predict); }
+void register_intra_predict(py::module_& m) {
+  m.def("intra_predict", &predict, py::arg("output"), py::arg("border"), py::arg("mode"), py::arg("available"),
+        py::arg("bit_depth"), py::arg("nearest"), py::arg("smoothing"), py::arg("strong_smoothing"),
+        py::arg("edge_filter"), py::arg("reference") = false);
+}
 
 }  // namespace flexor

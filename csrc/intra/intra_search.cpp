@@ -56,6 +56,10 @@ bool search(py::handle costs, py::handle candidates, py::handle pictures, int64_
 
 }  // namespace
 
-void register_intra_search(py::module_& m) { m.def("intra_search", &search); }
+void register_intra_search(py::module_& m) {
+  m.def("intra_search", &search, py::arg("costs"), py::arg("candidates"), py::arg("pictures"), py::arg("size"),
+        py::arg("satd"), py::arg("nearest"), py::arg("bit_depth"), py::arg("strong_smoothing"), py::arg("ctb_size"),
+        py::arg("reference") = false);
+}
 
 }  // namespace flexor
