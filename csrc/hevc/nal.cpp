@@ -57,8 +57,7 @@ NalUnit unwrap(const uint8_t* data, size_t size) {
   return nal;
 }
 
-std::vector<size_t> substream_positions(const NalUnit& nal, size_t header, const std::vector<uint32_t>& offsets,
-                                        bool& right) {
+std::vector<size_t> substream_positions(const NalUnit& nal, size_t header, const std::vector<uint32_t>& offsets) {
   const size_t length = nal.rbsp.size() - header;
   std::vector<size_t> positions{0};
   positions.reserve(offsets.size() + 1);
@@ -66,12 +65,10 @@ std::vector<size_t> substream_positions(const NalUnit& nal, size_t header, const
   size_t passed =
       static_cast<size_t>(std::upper_bound(nal.removed.begin(), nal.removed.end(), header) - nal.removed.begin());
   uint64_t raw = header + passed;  // position before unwrapping
-  right = true;
   for (const uint32_t offset : offsets) {
     raw += offset;
     while (passed < nal.removed.size() && nal.removed[passed] + passed < raw) ++passed;
     const uint64_t position = raw - passed - header;
-    right = right && position <= length;  // encoders name an empty substream after a slice that ends early
     positions.push_back(static_cast<size_t>(std::min<uint64_t>(position, length)));
   }
   return positions;

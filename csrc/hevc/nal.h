@@ -52,9 +52,8 @@ NalUnit unwrap(const uint8_t* data, size_t size);
 
 // Where substreams that begin `offsets` bytes after each other begin in an RBSP's slice data: offsets count emulation
 // prevention bytes, positions do not. header: bytes of the RBSP before the slice data. Positions are clamped to the
-// slice data; `right` tells whether none had to be.
-std::vector<size_t> substream_positions(const NalUnit& nal, size_t header, const std::vector<uint32_t>& offsets,
-                                        bool& right);
+// slice data: encoders that write a slice a row name the rows after the slice too.
+std::vector<size_t> substream_positions(const NalUnit& nal, size_t header, const std::vector<uint32_t>& offsets);
 
 struct RawNal {
   const uint8_t* data = nullptr;

@@ -67,6 +67,10 @@ PictureTools picture_tools(const SequenceParameters& sps, const PictureParameter
   tools.implicit_rdpcm = sps.implicit_rdpcm_enabled_flag;
   tools.cross_component = pps.cross_component_prediction_enabled_flag && sps.chroma_array_type == 3;
   tools.persistent_rice = sps.persistent_rice_adaptation_enabled_flag;
+  tools.extended_precision = sps.extended_precision_processing_flag;
+  for (int i = 0; i < 2; ++i) {
+    tools.transform_range_log2[i] = tools.extended_precision ? std::max(15, tools.bit_depth[i] + 6) : 15;
+  }
   tools.bypass_alignment = sps.cabac_bypass_alignment_enabled_flag;
   tools.wavefront = pps.entropy_coding_sync_enabled_flag;
   tools.across_tiles = pps.loop_filter_across_tiles_enabled_flag;

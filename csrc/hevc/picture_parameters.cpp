@@ -82,10 +82,6 @@ void check_supported(const SequenceParameters& sps) {
     throw Unsupported(
         "the stream codes its colour planes apart (separate_colour_plane_flag 1), which flexor does not "
         "decode; encode it as 4:4:4 with separate_colour_plane_flag 0");
-  if (sps.extended_precision_processing_flag)
-    throw Unsupported(
-        "the stream uses extended_precision_processing_flag (16-bit profiles), which flexor does not "
-        "decode");
 }
 
 void check_range(const char* name, int value, int min, int max) {

@@ -50,7 +50,8 @@ struct PictureTools {
   bool strong_smoothing, no_smoothing;
   bool transquant_bypass, transform_skip, sign_hiding, qp_delta;
   bool transform_skip_rotation, transform_skip_context, implicit_rdpcm, cross_component, persistent_rice;
-  bool bypass_alignment;
+  bool bypass_alignment, extended_precision;
+  int transform_range_log2[2];  // CoeffMinY is -2 to this power
   bool wavefront;
   bool across_tiles;
   int chroma_qp_offsets;  // entries in the lists

@@ -75,15 +75,15 @@ inline void SliceDecoder::predict(int component, int x, int y, int log2_size, in
   picture_.intra.predict(block, stride, border, log2_size, mode, false, edge_filter, bit_depth);
 }
 
-// Parses the residual of a block if it is coded, and adds it, with `scale` eighths of the luma residual, to what was
-// predicted.
-inline void SliceDecoder::reconstruct(int component, int x, int y, int log2_size, int mode, bool coded, int scale) {
+// The residual of a block, parsed if it is coded, with `scale` eighths of the luma residual added. Returns what was
+// done, TransformFlags; none: there is no residual.
+inline int SliceDecoder::residual(int component, int log2_size, int mode, bool coded, int scale) {
   const PictureTools& tools = tools_;
   const TransformKernels& kernels = picture_.transform;
   const bool chroma = component != 0;
   const int bit_depth = tools.bit_depth[chroma];
-  const int samples = 1 << (2 * log2_size);
-  int16_t* const residual = component == 0 && tools.cross_component ? luma_residual_ : residual_;
+  const size_t bytes = sizeof(int16_t) << (2 * log2_size);
+  int16_t* const residual = !chroma && tools.cross_component ? luma_residual_ : residual_;
   int flags = 0;
   if (coded) {
     residual_coding(component, log2_size, mode);
@@ -94,7 +94,7 @@ inline void SliceDecoder::reconstruct(int component, int x, int y, int log2_size
         flags |= kTransformRotated;
       }
       if (bypass_) {
-        memcpy(residual, coefficients_, sizeof(int16_t) * static_cast<size_t>(samples));
+        memcpy(residual, coefficients_, bytes);
       } else {
         kernels.skip(residual, coefficients_, log2_size, bit_depth);
         flags |= kTransformSkipped;
@@ -103,7 +103,7 @@ inline void SliceDecoder::reconstruct(int component, int x, int y, int log2_size
         kernels.accumulate(residual, log2_size, mode == kIntraVertical);
         flags |= kTransformRdpcm;
       }
-      memset(coefficients_, 0, sizeof(int16_t) * static_cast<size_t>(samples));
+      memset(coefficients_, 0, bytes);
     } else {
       if (!chroma && log2_size == 2) {
         kernels.dst(residual, coefficients_, bit_depth);
@@ -115,15 +115,26 @@ inline void SliceDecoder::reconstruct(int component, int x, int y, int log2_size
       }
     }
   } else if (scale != 0) {
-    memset(residual, 0, sizeof(int16_t) * static_cast<size_t>(samples));
+    memset(residual, 0, bytes);
   }
   if (scale != 0) {
     kernels.cross_component(residual, luma_residual_, scale, log2_size, tools.bit_depth[0], tools.bit_depth[1]);
     flags |= kTransformCrossComponent;
   }
+  return flags;
+}
+
+// Adds a block's residual to what was predicted.
+inline void SliceDecoder::reconstruct(int component, int x, int y, int log2_size, int mode, bool coded, int scale) {
+  const bool chroma = component != 0;
+  const bool wide = tools_.extended_precision;
+  const int flags = wide ? wide_residual(component, log2_size, mode, coded, scale)
+                         : residual(component, log2_size, mode, coded, scale);
   if (flags != 0) {
+    const int16_t* const added = !chroma && tools_.cross_component && !wide ? luma_residual_ : residual_;
     const ptrdiff_t stride = picture_.stride[component];
-    kernels.add(picture_.samples[component] + y * stride + x, stride, residual, log2_size, bit_depth);
+    picture_.transform.add(picture_.samples[component] + y * stride + x, stride, added, log2_size,
+                           tools_.bit_depth[chroma]);
   }
   if (__builtin_expect(picture_.analysis != nullptr, 0)) {
     picture_.on_transform_block(*picture_.analysis,

@@ -67,17 +67,19 @@ inline int SliceDecoder::last_position_prefix(uint8_t* models, int component, in
   return prefix;
 }
 
-// coeff_abs_level_remaining (clause 9.3.3.11).
-inline int64_t SliceDecoder::remaining_level(int rice) {
+// coeff_abs_level_remaining (clauses 9.3.3.11 and 9.3.3.12); range_log2 limits the prefix of extended precision.
+inline int64_t SliceDecoder::remaining_level(int rice, int range_log2) {
+  const int longest = tools_.extended_precision ? 32 - range_log2 : 32;
   int prefix = 0;
-  while (prefix < 32 && cabac_.bypass()) ++prefix;
-  if (prefix <= 3) return (static_cast<int64_t>(prefix) << rice) + cabac_.bypass(rice);
-  if (prefix == 32 || prefix - 3 + rice > 32) {
+  while (prefix < longest && cabac_.bypass()) ++prefix;
+  if (prefix <= 3) return (static_cast<int64_t>(prefix) << rice) + cabac_.bypass_long(rice);
+  int suffix = prefix - 3 + rice;
+  if (tools_.extended_precision && prefix == longest) suffix = range_log2;
+  if (suffix > 32) {  // no coefficient is that large
     error_ = true;
     return 0;
   }
-  const int64_t base = ((int64_t{1} << (prefix - 3)) + 2) << rice;
-  return base + cabac_.bypass_long(prefix - 3 + rice);
+  return (((int64_t{1} << (prefix - 3)) + 2) << rice) + cabac_.bypass_long(suffix);
 }
 
 inline void SliceDecoder::residual_coding(int component, int log2_size, int mode) {
@@ -131,7 +133,9 @@ inline void SliceDecoder::residual_coding(int component, int log2_size, int mode
 
   // Scaling: (level * factor * levelScale << (qP / 6) + rounding) >> bdShift.
   const int qp = scaled_qp_[component];
-  const int shift = tools.bit_depth[chroma] + log2_size - 5;
+  const int range_log2 = tools.transform_range_log2[chroma];
+  const int64_t limit = int64_t{1} << range_log2;
+  const int shift = tools.bit_depth[chroma] + log2_size + 10 - range_log2;
   const int64_t rounding = int64_t{1} << (shift - 1);
   const int64_t step = static_cast<int64_t>(kLevelScale[qp % 6]) << (qp / 6);
   const uint8_t* const factors =
@@ -234,7 +238,7 @@ inline void SliceDecoder::residual_coding(int component, int log2_size, int mode
         }
       }
       if (more) {
-        const int64_t rest = remaining_level(rice);
+        const int64_t rest = remaining_level(rice, range_log2);
         level += rest;
         if (level > (int64_t{3} << rice)) rice = tools.persistent_rice ? rice + 1 : smaller(rice + 1, 4);
         if (rice > 28) rice = 28;  // only damaged data
@@ -254,13 +258,17 @@ inline void SliceDecoder::residual_coding(int component, int log2_size, int mode
       if (hidden && k == total - 1) negative = sum & 1;
       level = negative ? -level : level;
       const int position = ((y0 + within.y[found[k]]) << log2_size) + x0 + within.x[found[k]];
-      level = level < -32768 ? -32768 : level > 32767 ? 32767 : level;
+      level = level < -limit ? -limit : level >= limit ? limit - 1 : level;
       if (!bypass_) {
         const int64_t factor = factors != nullptr ? factors[position] : 16;
         level = (level * factor * step + rounding) >> shift;
-        level = level < -32768 ? -32768 : level > 32767 ? 32767 : level;
+        level = level < -limit ? -limit : level >= limit ? limit - 1 : level;
       }
-      coefficients_[position] = static_cast<int16_t>(level);
+      if (__builtin_expect(tools.extended_precision, 0)) {
+        wide_.coefficients[position] = static_cast<int32_t>(level);
+      } else {
+        coefficients_[position] = static_cast<int16_t>(level);
+      }
     }
     count(kBitsLevels);
   }

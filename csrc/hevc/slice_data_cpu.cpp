@@ -4,6 +4,7 @@
 #include "hevc/reconstruction.h"
 #include "hevc/residual_coding.h"
 #include "hevc/transform_tree.h"
+#include "hevc/wide_residual.h"
 
 namespace flexor::FLEXOR_ISA {
 

@@ -51,6 +51,11 @@ class SliceDecoder {
   // reconstruction.h
   void predict(int component, int x, int y, int log2_size, int mode);
   void reconstruct(int component, int x, int y, int log2_size, int mode, bool coded, int scale);
+  int residual(int component, int log2_size, int mode, bool coded, int scale);
+
+  // wide_residual.h
+  int wide_residual(int component, int log2_size, int mode, bool coded, int scale);
+  void wide_transform(int component, int log2_size);
   bool in_ctb_before(int x, int y, int z) const {
     const int mask = (1 << tools_.ctb_log2) - 1;
     return picture_.z_order[((y & mask) >> 2) * 16 + ((x & mask) >> 2)] < z;
@@ -59,7 +64,7 @@ class SliceDecoder {
   // residual_coding.h
   void residual_coding(int component, int log2_size, int mode);
   int last_position_prefix(uint8_t* models, int component, int log2_size);
-  int64_t remaining_level(int rice);
+  int64_t remaining_level(int rice, int range_log2);
 
   // What a syntax element cost, for the analysis.
   double bits_so_far() const;
@@ -100,6 +105,9 @@ class SliceDecoder {
   alignas(64) int16_t coefficients_[32 * 32] = {};
   alignas(64) int16_t luma_residual_[32 * 32];
   alignas(64) int16_t residual_[32 * 32];
+  struct {  // the same of extended precision
+    int32_t coefficients[32 * 32] = {}, luma_residual[32 * 32], residual[32 * 32];
+  } wide_;
   alignas(64) uint16_t border_[2][4 * 32 + 1 + 2 * kIntraSlack];
 };
 

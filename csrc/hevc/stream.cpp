@@ -256,9 +256,7 @@ void StreamDecoder::add_segment(NalUnit& nal, const SliceHeader& header, size_t 
   }
   SliceSegment segment;
   segment.header = header;
-  bool right = true;
-  segment.substreams = substream_positions(nal, header_bytes, offsets, right);
-  if (!right) now.picture->add_damage("entry points lie beyond the slice");
+  segment.substreams = substream_positions(nal, header_bytes, offsets);
   nal.rbsp.erase(nal.rbsp.begin(), nal.rbsp.begin() + static_cast<ptrdiff_t>(header_bytes));
   segment.data = std::move(nal.rbsp);
   now.picture->coded.segments.push_back(std::move(segment));
