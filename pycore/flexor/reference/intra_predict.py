@@ -36,15 +36,15 @@ def intra_predict(
     """Blocks (N, n, n) from borders (N, 4n + 1) and modes (N,); see `flexor.ops.intra_predict`."""
     size = border.shape[1] // 4
     lines = substituted(border.to(torch.int32), available, bit_depth)
-    blocks = border.new_empty((border.shape[0], size, size))
+    blocks = lines.new_empty((border.shape[0], size, size))
     for value in mode.unique().tolist():
         rows = (mode == value).nonzero()[:, 0]
         line = lines[rows]
         if smoothing and component != "chroma" and smooths(size, value):
             line = smoothed(line, bit_depth, strong=strong_smoothing and component == "luma")
         edges = edge_filter and component == "luma" and size < 32
-        blocks[rows] = predicted(line, value, nearest, edges, bit_depth).to(border.dtype)
-    return blocks
+        blocks[rows] = predicted(line, value, nearest, edges, bit_depth).to(blocks.dtype)
+    return blocks.to(border.dtype)
 
 
 def substituted(border: Tensor, available: Tensor | None, bit_depth: int) -> Tensor:
