@@ -13,8 +13,8 @@ inline void SliceDecoder::coding_quadtree(int x, int y, int log2_size, int depth
     const int mask = (1 << tools.ctb_log2) - 1;
     const uint8_t* const here =
         picture_.depth + (y >> tools.min_cb_log2) * picture_.blocks_stride + (x >> tools.min_cb_log2);
-    const bool left = (x & mask) != 0 || left_available_;
-    const bool top = (y & mask) != 0 || top_available_;
+    const bool left = x != ctb_.x || ctb_.left;
+    const bool top = y != ctb_.y || ctb_.top;
     const int context = (left && here[-1] > depth) + (top && here[-picture_.blocks_stride] > depth);
     split = cabac_.bin(contexts_.model[kSplitCu + context]);
   }
@@ -25,11 +25,10 @@ inline void SliceDecoder::coding_quadtree(int x, int y, int log2_size, int depth
   if (slice_.chroma_qp_offsets && log2_size >= tools.min_chroma_qp_offset_log2) chroma_qp_offset_coded_ = false;
   if (log2_size >= tools.min_qp_delta_log2) {
     // A quantization group begins: qPY_PRED of clause 8.6.1.
-    const int mask = (1 << tools.ctb_log2) - 1;
     const int8_t* const here =
         picture_.qp + (y >> tools.min_cb_log2) * picture_.blocks_stride + (x >> tools.min_cb_log2);
-    const int left = (x & mask) != 0 ? here[-1] : last_qp_;
-    const int top = (y & mask) != 0 ? here[-picture_.blocks_stride] : last_qp_;
+    const int left = x != ctb_.x ? here[-1] : last_qp_;
+    const int top = y != ctb_.y ? here[-picture_.blocks_stride] : last_qp_;
     predicted_qp_ = (left + top + 1) >> 1;
   }
   count(kBitsQuadtree);
@@ -70,7 +69,7 @@ inline void SliceDecoder::coding_unit(int x, int y, int log2_size) {
              static_cast<size_t>(units));
     }
     pcm_sample(x, y, log2_size);
-    mark_edges(x, y, log2_size);
+    if (slice_.deblocking) mark_edges(picture_, ctb_, x, y, log2_size);
   } else {
     prediction_modes(x, y, log2_size, nxn_ ? 4 : 1);
     transform_tree(x, y, x, y, log2_size, 0, 0, 0, 0);
@@ -95,28 +94,8 @@ inline void SliceDecoder::coding_unit(int x, int y, int log2_size) {
 
 // Table 8-2 and clause 8.4.2: `coded` is mpm_idx or rem_intra_luma_pred_mode.
 inline int SliceDecoder::luma_mode(int x, int y, bool most_probable, int coded) const {
-  const int mask = (1 << tools_.ctb_log2) - 1;
-  const uint8_t* const here = picture_.luma_mode + (y >> 2) * picture_.units_stride + (x >> 2);
-  const int left = (x & mask) != 0 || left_available_ ? here[-1] : +kIntraDc;
-  const int top = (y & mask) != 0 ? here[-picture_.units_stride] : +kIntraDc;  // not from the row of CTBs above
   int candidates[3];
-  if (left == top) {
-    if (left < 2) {
-      candidates[0] = kIntraPlanar;
-      candidates[1] = kIntraDc;
-      candidates[2] = kIntraVertical;
-    } else {
-      candidates[0] = left;
-      candidates[1] = 2 + ((left + 29) & 31);
-      candidates[2] = 2 + ((left - 1) & 31);
-    }
-  } else {
-    candidates[0] = left;
-    candidates[1] = top;
-    candidates[2] = left != kIntraPlanar && top != kIntraPlanar ? kIntraPlanar
-                    : left != kIntraDc && top != kIntraDc       ? kIntraDc
-                                                                : kIntraVertical;
-  }
+  most_probable_modes(picture_, ctb_, x, y, candidates);
   if (most_probable) return candidates[coded];
   const auto sort = [&](int a, int b) {
     if (candidates[a] > candidates[b]) {
@@ -131,14 +110,6 @@ inline int SliceDecoder::luma_mode(int x, int y, bool most_probable, int coded) 
   int mode = coded;
   for (int candidate : candidates) mode += mode >= candidate;
   return mode;
-}
-
-// Tables 8-2 and 8-3.
-inline int SliceDecoder::chroma_mode(int coded, int luma) const {
-  static constexpr int kModes[4] = {kIntraPlanar, kIntraVertical, kIntraHorizontal, kIntraDc};
-  int mode = luma;
-  if (coded < 4) mode = kModes[coded] == luma ? 34 : kModes[coded];
-  return tools_.chroma == 2 ? tools_.chroma_mode_422[mode] : mode;
 }
 
 inline void SliceDecoder::prediction_modes(int x, int y, int log2_size, int parts) {
@@ -166,7 +137,7 @@ inline void SliceDecoder::prediction_modes(int x, int y, int log2_size, int part
   for (int part = 0; part < chroma_parts; ++part) {
     int coded = 4;
     if (cabac_.bin(contexts_.model[kIntraChroma])) coded = static_cast<int>(cabac_.bypass(2));
-    chroma_modes_[part] = chroma_mode(coded, luma_modes_[part]);
+    chroma_modes_[part] = derive_chroma_mode(tools_, coded, luma_modes_[part]);
     chroma_from_luma_[part] = coded == 4;
   }
   count(kBitsChromaMode);
@@ -204,18 +175,6 @@ inline void SliceDecoder::pcm_sample(int x, int y, int log2_size) {
   }
   cabac_.start(after, cabac_.end());
   counted_ = bits_so_far();
-}
-
-inline void SliceDecoder::mark_edges(int x, int y, int log2_size) {
-  if (!slice_.deblocking) return;
-  const int units = 1 << (log2_size - 2);
-  if ((x & 7) == 0 && (x != ctb_x_ || filter_left_)) {
-    uint8_t* edge = picture_.vertical_edges + (y >> 2) * picture_.units_stride + (x >> 3);
-    for (int unit = 0; unit < units; ++unit, edge += picture_.units_stride) *edge = 1;
-  }
-  if ((y & 7) == 0 && (y != ctb_y_ || filter_top_)) {
-    memset(picture_.horizontal_edges + (y >> 3) * picture_.units_stride + (x >> 2), 1, static_cast<size_t>(units));
-  }
 }
 
 }  // namespace flexor::FLEXOR_ISA

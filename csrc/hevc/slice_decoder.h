@@ -4,11 +4,9 @@
 #pragma once
 #include "hevc/analysis.h"
 #include "hevc/cabac.h"
-#include "hevc/picture_state.h"
+#include "hevc/prediction.h"
 
 namespace flexor::FLEXOR_ISA {
-
-using namespace hevc;
 
 class SliceDecoder {
  public:
@@ -35,9 +33,7 @@ class SliceDecoder {
   void coding_unit(int x, int y, int log2_size);
   void prediction_modes(int x, int y, int log2_size, int parts);
   int luma_mode(int x, int y, bool most_probable, int coded) const;
-  int chroma_mode(int coded, int luma) const;
   void pcm_sample(int x, int y, int log2_size);
-  void mark_edges(int x, int y, int log2_size);
 
   // transform_tree.h
   void transform_tree(int x, int y, int x_base, int y_base, int log2_size, int depth, int part, int cbf_cb, int cbf_cr);
@@ -46,7 +42,6 @@ class SliceDecoder {
   void delta_qp();
   void chroma_qp_offset();
   void set_qp(int delta);
-  int chroma_qp(int offset) const;
 
   // reconstruction.h
   void predict(int component, int x, int y, int log2_size, int mode);
@@ -56,10 +51,6 @@ class SliceDecoder {
   // wide_residual.h
   int wide_residual(int component, int log2_size, int mode, bool coded, int scale);
   void wide_transform(int component, int log2_size);
-  bool in_ctb_before(int x, int y, int z) const {
-    const int mask = (1 << tools_.ctb_log2) - 1;
-    return picture_.z_order[((y & mask) >> 2) * 16 + ((x & mask) >> 2)] < z;
-  }
 
   // residual_coding.h
   void residual_coding(int component, int log2_size, int mode);
@@ -83,10 +74,7 @@ class SliceDecoder {
   ContextState contexts_;
   double counted_ = 0;
 
-  // The current CTB.
-  int ctb_rs_ = 0, ctb_x_ = 0, ctb_y_ = 0;  // position in luma samples
-  bool left_available_ = false, top_available_ = false, top_left_available_ = false, top_right_available_ = false;
-  bool filter_left_ = false, filter_top_ = false;
+  CtbPlace ctb_ = {};
 
   // The current quantization group and coding unit.
   bool qp_delta_coded_ = false, chroma_qp_offset_coded_ = false;
@@ -108,11 +96,7 @@ class SliceDecoder {
   struct {  // the same of extended precision
     int32_t coefficients[32 * 32] = {}, luma_residual[32 * 32], residual[32 * 32];
   } wide_;
-  alignas(64) uint16_t border_[2][4 * 32 + 1 + 2 * kIntraSlack];
+  BlockBorder border_;
 };
-
-inline int smaller(int a, int b) { return a < b ? a : b; }
-inline int larger(int a, int b) { return a > b ? a : b; }
-inline int clamp_to(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
 
 }  // namespace flexor::FLEXOR_ISA

@@ -35,7 +35,7 @@ inline void SliceDecoder::transform_tree(int x, int y, int x_base, int y_base, i
   }
   const bool cbf_luma = cabac_.bin(models[kCbfLuma + (depth == 0)]);
   count(kBitsCodedFlags);
-  mark_edges(x, y, log2_size);
+  if (slice_.deblocking) mark_edges(picture_, ctb_, x, y, log2_size);
   transform_unit(x, y, x_base, y_base, log2_size, part, cbf_luma, cbf_cb, cbf_cr);
 }
 
@@ -124,22 +124,9 @@ inline void SliceDecoder::set_qp(int delta) {
   qp_ = (predicted_qp_ + delta + 52 + 2 * offset) % (52 + offset) - offset;
   scaled_qp_[0] = qp_ + offset;
   if (tools_.chroma != 0) {
-    scaled_qp_[1] = chroma_qp(slice_.cb_qp_offset + cu_cb_qp_offset_);
-    scaled_qp_[2] = chroma_qp(slice_.cr_qp_offset + cu_cr_qp_offset_);
+    scaled_qp_[1] = chroma_qp(tools_, qp_, slice_.cb_qp_offset + cu_cb_qp_offset_);
+    scaled_qp_[2] = chroma_qp(tools_, qp_, slice_.cr_qp_offset + cu_cr_qp_offset_);
   }
-}
-
-// Qp'Cb or Qp'Cr (clause 8.6.1, table 8-10).
-inline int SliceDecoder::chroma_qp(int offset) const {
-  static constexpr int kTable[14] = {29, 30, 31, 32, 33, 33, 34, 34, 35, 35, 36, 36, 37, 37};
-  const int index = clamp_to(qp_ + offset, -tools_.qp_bd_offset[1], 57);
-  int qp = index;
-  if (tools_.chroma != 1) {
-    qp = smaller(index, 51);
-  } else if (index >= 30) {
-    qp = index > 43 ? index - 6 : kTable[index - 30];
-  }
-  return qp + tools_.qp_bd_offset[1];
 }
 
 }  // namespace flexor::FLEXOR_ISA
