@@ -3,7 +3,6 @@
 
 import functools
 import hashlib
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -104,13 +103,11 @@ def encode(planes, chroma, depth, options, frames=1, preset="medium"):
     return _run(command, raw).stdout
 
 
-def ffmpeg_planes(stream):
+def ffmpeg_planes(stream, width, height, pixel_format):
     """MD5 of every plane of every picture, as ffmpeg decodes it: [[md5, ...], ...]."""
-    probe = ["ffprobe", "-v", "error", "-show_entries", "stream=width,height,pix_fmt", "-of", "json", "-"]
-    found = json.loads(_run(probe, stream).stdout)["streams"][0]
     command = ["ffmpeg", "-v", "error", "-threads", "1", "-flags", "unaligned", "-i", "-"]  # windows as they are
     raw = _run([*command, "-fps_mode", "passthrough", "-f", "rawvideo", "-"], stream).stdout
-    return split(raw, found["width"], found["height"], found["pix_fmt"])
+    return split(raw, width, height, pixel_format)
 
 
 def dec265_planes(stream, path, width, height, pixel_format):
@@ -123,13 +120,13 @@ def dec265_planes(stream, path, width, height, pixel_format):
 
 def split(raw, width, height, pixel_format):
     """MD5 of every plane of raw pictures, one after the other."""
-    usual = pixel_format.replace("gbrp", "yuv444p").replace("yuvj", "yuv")
-    chroma = next(chroma for (chroma, _), name in PIXEL_FORMATS.items() if name == usual)
+    chroma = next(chroma for (chroma, _), name in PIXEL_FORMATS.items() if name == pixel_format)
     wide = 2 if pixel_format.endswith("le") else 1
     sizes = [width * height * wide]
     if SUBSAMPLING[chroma]:
         across, down = SUBSAMPLING[chroma]
         sizes += 2 * [-(-width // across) * -(-height // down) * wide]
+    assert len(raw) % sum(sizes) == 0, f"{len(raw)} bytes are no whole pictures of {sum(sizes)}"
     pictures, at = [], 0
     while at < len(raw):
         pictures.append([])
