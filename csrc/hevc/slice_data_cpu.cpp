@@ -11,6 +11,7 @@ namespace flexor::FLEXOR_ISA {
 // --- Coding tree blocks -------------------------------------------------------------------------------------------
 
 void SliceDecoder::decode() {
+  initialise_contexts(contexts_, slice_.slice_qp);  // others may go on from those of CTBs that are given up
   if (substream_.owned_ts < substream_.first_ts) give_up(substream_.owned_ts, substream_.first_ts);
   int ts = substream_.first_ts;
   substream_.damaged = !decode_ctbs(ts) || substream_.owned_ts < substream_.first_ts;
