@@ -57,6 +57,7 @@ class Cabac {
     missing_ = 0;
     spare_ = -9;
     fill_slowly();
+    keep_below_range();
   }
 
   // One bin of a context variable.
@@ -106,7 +107,10 @@ class Cabac {
   }
 
   // Clause 9.3.4.3.6: bypass bins are then bits of the stream.
-  void align() { range_ = 256; }
+  void align() {
+    range_ = 256;
+    keep_below_range();
+  }
 
   // end_of_slice_segment_flag, end_of_subset_one_bit, pcm_flag.
   int terminate() {
@@ -132,6 +136,12 @@ class Cabac {
   uint32_t range() const { return range_; }
 
  private:
+  // An offset beyond the range is no stream's, and would make bins of several bits larger than they can be.
+  void keep_below_range() {
+    const uint64_t limit = static_cast<uint64_t>(range_) << 55;
+    if (value_ >= limit) value_ = limit - 1;
+  }
+
   inline __attribute__((always_inline)) void fill() {
     if (__builtin_expect(end_ - next_ < 4, 0)) return fill_slowly();
     uint32_t word;
