@@ -13,6 +13,7 @@ import torch
 from . import _C
 
 NAMES = ("cpu", "cuda", "triton", "reference")  # the first that can run is taken
+_IN_CUDA = ("intra_predict", "intra_search")
 
 _log = logging.getLogger("flexor")
 _forced: str | None = os.environ.get("FLEXOR_BACKEND") or None
@@ -93,4 +94,10 @@ def _why_not_triton(op: str, device: torch.device, dtype: torch.dtype) -> str | 
 
 
 def _why_not_cuda(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    return "there is no CUDA C++ kernel for it; on a GPU it runs in Triton"
+    if op not in _IN_CUDA:
+        return "there is no CUDA C++ kernel for it; on a GPU it runs in Triton"
+    if device.type != "cuda":
+        return f"it needs a GPU, the tensors are on {device}"
+    from ._cuda import launch
+
+    return launch.why_not()

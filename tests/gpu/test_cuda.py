@@ -4,12 +4,9 @@
 The same tests run once more in a process of their own under the address and undefined-behaviour sanitizers.
 """
 
-import contextlib
 import os
-import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -20,31 +17,10 @@ from flexor._cuda import launch, neighbours, sparse_index
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda"))
 import fake_cupy
+from fake_cupy import SANITIZED
 
-SANITIZED = os.environ.get("FLEXOR_SHIM") == "sanitized"
 ROOT = Path(__file__).parents[2]
-
-if shutil.which("g++") is None:
-    pytest.skip("the CUDA C++ kernels need g++ to run on a CPU", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return fake_cupy.build(tmp_path_factory.mktemp("shim"), SANITIZED)
-
-
-@pytest.fixture(params=fake_cupy.ORDERS[:2] if SANITIZED else fake_cupy.ORDERS)
-def shim(request, library, monkeypatch):
-    """CuPy is there, and a CPU tensor's device is a GPU."""
-    shim = fake_cupy.Shim(library)
-    shim.order = request.param
-    stream = types.SimpleNamespace(__cuda_stream__=lambda: (0, 7))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
-    launch.kernel.cache_clear()
-    with fake_cupy.installed(shim) as shim.cupy:
-        yield shim
-    launch.kernel.cache_clear()
+TESTED = [str(path) for path in sorted(Path(__file__).parent.glob("test_cuda*.py")) if "compilers" not in path.name]
 
 
 def voxels(rows, size, low=0, batches=3, dtype=torch.int32, clustered=False):
@@ -338,6 +314,6 @@ def test_under_sanitizers():
         "ASAN_OPTIONS": "detect_leaks=0",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "-x", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-x", "-p", "no:cacheprovider", *TESTED]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 MAX_BLOCKS = 2**31 - 1
 
-i32, i64 = np.int32, np.int64
+i32, i64, u64 = np.int32, np.int64, np.uint64
 
 
 def why_not() -> str | None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def intra_predict(
         smoothing: False never smooths the border, as intra_smoothing_disabled_flag.
         strong_smoothing: strong_intra_smoothing_enabled_flag, of luma blocks of 32 and 64.
         edge_filter: False filters no edges of DC, horizontal and vertical blocks, as disableIntraBoundaryFilter.
-        backend: "reference" or "cpu" in place of the automatic choice.
+        backend: "reference", "cpu" or "cuda" in place of the automatic choice.
 
     Returns:
         (N, n, n) of border's kind (NumPy, CuPy or torch) and dtype.
@@ -116,7 +117,8 @@ def _run(
     edge_filter: bool,
     backend: str | None,
 ) -> Tensor:
-    if _backend.choose(_NAME, border.device, border.dtype, backend) == "cpu":
+    chosen = _backend.choose(_NAME, border.device, border.dtype, backend)
+    if chosen in ("cpu", "cuda"):
         output = _empty(border)
         flags = (
             nearest,
@@ -124,13 +126,22 @@ def _run(
             strong_smoothing and component == "luma",
             edge_filter and component == "luma",
         )
-        if not _C.intra_predict(output, border, mode, available, bit_depth, *flags):
+        if not _kernel(chosen, border, bit_depth)(output, border, mode, available, bit_depth, *flags):
             _check_values(border, mode, bit_depth)
         return output
     _check_values(border, mode, bit_depth)
     return reference.intra_predict(
         border, mode, available, bit_depth, nearest, component, smoothing, strong_smoothing, edge_filter
     )
+
+
+def _kernel(backend: str, border: Tensor, bit_depth: int) -> Callable[..., bool]:
+    if backend == "cpu":
+        return _C.intra_predict
+    from .._cuda.intra import intra_predict as kernel
+
+    _intra.fits_16_bits(_NAME, "border", border, bit_depth)
+    return kernel
 
 
 def _check_values(border: Tensor, mode: Tensor, bit_depth: int) -> None:

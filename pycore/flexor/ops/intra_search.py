@@ -113,6 +113,14 @@ def _run(
         if not _C.intra_search(costs, candidates[0] if candidates else None, pictures, size, *args):
             _intra.in_range(_NAME, "pictures", pictures, bit_depth)
         return found
+    if chosen == "cuda":
+        from .._cuda.intra import intra_search as search
+
+        (costs,) = _empty(pictures, size, metric, nearest, None)
+        _intra.fits_16_bits(_NAME, "pictures", pictures, bit_depth)
+        if not search(costs, pictures, size, metric == "satd", bit_depth, strong_smoothing, ctb_size):
+            _intra.in_range(_NAME, "pictures", pictures, bit_depth)
+        return [costs] if best is None else _cheapest(costs, best)
     _intra.in_range(_NAME, "pictures", pictures, bit_depth)
     costs = reference.intra_search(pictures, size, metric, nearest, bit_depth, strong_smoothing, ctb_size)
     return [costs] if best is None else _cheapest(costs, best)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
+SANITIZED = os.environ.get("FLEXOR_SHIM") == "sanitized"
 ORDERS = ("upwards", "downwards", "shuffled")
 
 

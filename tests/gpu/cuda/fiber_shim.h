@@ -23,6 +23,7 @@
 
 #define __global__
 #define __device__
+#define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("shim_shared")))
 
 struct ShimDim {
@@ -225,4 +226,9 @@ template <class T>
 T atomicMin(T* at, T value) {
   shim::Block::block().yield();
   return shim::exchange(at, value < *at ? value : *at);
+}
+template <class T>
+T atomicAdd(T* at, T value) {
+  shim::Block::block().yield();
+  return shim::exchange(at, static_cast<T>(*at + value));
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "fiber_shim.h"
+#include "intra/intra_predict.cu"
+#include "intra/intra_search.cu"
 #include "sparse3d/sparse_index.cu"
 
 extern "C" {
@@ -35,6 +37,10 @@ __global__ void shim_unset(int* to) {
 }
 
 static const std::vector<shim::Entry> kKernels = {
+    SHIM_ENTRY(intra_predict_u8),
+    SHIM_ENTRY(intra_predict_u16),
+    SHIM_ENTRY(intra_search_u8),
+    SHIM_ENTRY(intra_search_u16),
     SHIM_ENTRY(sparse_voxel_blocks_i32),
     SHIM_ENTRY(sparse_voxel_blocks_i64),
     SHIM_ENTRY(sparse_block_codes),
