@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 namespace flexor::hevc {
 namespace {
@@ -130,7 +131,7 @@ bool NalSplitter::rest(RawNal& nal, bool& cut_off) {
   if (length_size_ == 0) {
     nal = {buffer_.data() + begin, without_trailing_zeros(buffer_.data() + begin, buffer_.size() - begin)};
     if (!started_) skipped_ += count_nonzero(nal.data, nal.size);
-    return started_;
+    return std::exchange(started_, false);
   }
   cut_off = begin < buffer_.size();
   const size_t prefix = std::min(static_cast<size_t>(length_size_), buffer_.size() - begin);

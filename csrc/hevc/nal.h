@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "hevc/stream_error.h"
@@ -69,9 +70,9 @@ class NalSplitter {
   void append(const uint8_t* data, size_t size);
   // The next whole unit, good until the next call. Throws StreamError once no more units can be found.
   bool next(RawNal& nal);
-  // After the last piece: what is left. cut_off: it should have been longer.
+  // After the last piece: what is left; another stream may follow. cut_off: it should have been longer.
   bool rest(RawNal& nal, bool& cut_off);
-  size_t skipped() const { return skipped_; }  // bytes other than 0 before the first start code
+  size_t take_skipped() { return std::exchange(skipped_, 0); }  // bytes other than 0 before the first start code
 
  private:
   bool next_start_code(RawNal& nal);

@@ -44,11 +44,13 @@ void StreamDecoder::finish() {
     if (any && raw.size == 0) report("the data end after a start code");
     if (any && raw.size > 0) read_unit(raw);
     if (cut_off) report("the data end inside a NAL unit");
-    if (splitter_.skipped() > 0)
-      report(std::to_string(splitter_.skipped()) + " bytes before the first start code were skipped");
+    if (const size_t skipped = splitter_.take_skipped(); skipped > 0)
+      report(std::to_string(skipped) + " bytes before the first start code were skipped");
   }
   finish_picture();
-  if (picture_announced_ && !stopped_) report("the data end before the picture that follows their last headers");
+  if (std::exchange(picture_announced_, false) && !stopped_)
+    report("the data end before the picture that follows their last headers");
+  sequence_ended_ = true;
   order_.flush();
   decode_batch();
 }

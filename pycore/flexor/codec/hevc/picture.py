@@ -98,8 +98,8 @@ class Picture:
         """Convert to RGB with the stream's matrix and range.
 
         Chroma is brought to the size of luma by linear interpolation at the positions that `chroma_location` names.
-        Without a matrix in the stream it is that of BT.709 for pictures of 720 lines and more, else that of BT.601.
-        Transfer function and primaries are left as they are; no sample aspect ratio, rotation or tone mapping is
+        Where the stream names no matrix it is that of BT.601, as FFmpeg and HEIF have it. 4:0:0 is its luma three times,
+        as it is: encoders write grey of full range without saying so. Transfer function and primaries are left as they are; no sample aspect ratio, rotation or tone mapping is
         applied.
 
         R' = Y' + 2 (1 - Kr) Cr,  B' = Y' + 2 (1 - Kb) Cb,  G' = (Y' - Kr R' - Kb B') / (1 - Kr - Kb).

@@ -23,24 +23,24 @@ LUMA_WEIGHTS = {  # Kr, Kb by matrix_coeffs
     7: (0.212, 0.087),
     9: (0.2627, 0.0593),
 }
-HD_LINES = 720
+UNSPECIFIED = 6  # as FFmpeg and HEIF have it
 
 # Where chroma samples lie between luma samples, horizontally and vertically, in luma samples (figure E.1).
 LOCATIONS = ((0.0, 0.5), (0.5, 0.5), (0.0, 0.0), (0.5, 0.0), (0.0, 1.0), (0.5, 1.0))
 
 
 def to_rgb(picture: Picture) -> Plane:
+    if len(picture.planes) == 1:
+        return np.repeat(picture.planes[0][..., None], 3, axis=2)
     matrix = picture.colour.matrix
     if matrix == 2:
-        matrix = 1 if picture.height >= HD_LINES else 6
+        matrix = UNSPECIFIED
     if matrix not in LUMA_WEIGHTS and matrix not in (0, 8):
         raise HevcUnsupported(
             f"to_rgb: matrix_coeffs {matrix} is not supported, expected 0 (GBR), 1, 4, 5, 6, 7, 8 (YCgCo) or 9; "
             "convert .planes yourself"
         )
     luma = _luma(picture, picture.planes[0], picture.bit_depth)
-    if len(picture.planes) == 1:
-        return _quantise(picture, [luma] * 3)
     if matrix == 0:  # all three are scaled as luma
         blue, red = (
             _upsample(picture, _luma(picture, plane, picture.bit_depth_chroma)) for plane in picture.planes[1:]

@@ -134,15 +134,16 @@ def _is_container(head: bytes) -> bool:
 
 
 def _has_lengths(head: bytes, size: int, length_size: int) -> bool:
-    """Whether lengths lead from unit to unit, to the end of the data or of the head."""
-    at = 0
+    """Whether lengths lead from unit to unit, to the end of the data, or through two units at least."""
+    at = count = 0
     while at + length_size + 2 <= len(head):
         length = int.from_bytes(head[at : at + length_size], "big")
         unit = at + length_size
         kind, layer = head[unit] >> 1, (head[unit] & 1) << 5 | head[unit + 1] >> 3
         if length < 3 or kind > 63 or layer > 0 or head[unit + 1] & 7 == 0:
             return False
-        if at == 0 and kind not in PARAMETER_SETS_AND_SEI:
+        if count == 0 and kind not in PARAMETER_SETS_AND_SEI:
             return False
         at = unit + length
-    return at == size or (at > len(head) - length_size - 2 and at <= size and size > len(head))
+        count += at <= size
+    return at == size or count >= 2
