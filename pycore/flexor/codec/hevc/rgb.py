@@ -30,8 +30,9 @@ LOCATIONS = ((0.0, 0.5), (0.5, 0.5), (0.0, 0.0), (0.5, 0.0), (0.0, 1.0), (0.5, 1
 
 
 def to_rgb(picture: Picture) -> Plane:
+    luma_plane = picture.planes[0]
     if len(picture.planes) == 1:
-        return np.repeat(picture.planes[0][..., None], 3, axis=2)
+        return np.stack([luma_plane, luma_plane, luma_plane], axis=-1)  # type: ignore[return-value]
     matrix = picture.colour.matrix
     if matrix == 2:
         matrix = UNSPECIFIED
@@ -40,7 +41,7 @@ def to_rgb(picture: Picture) -> Plane:
             f"to_rgb: matrix_coeffs {matrix} is not supported, expected 0 (GBR), 1, 4, 5, 6, 7, 8 (YCgCo) or 9; "
             "convert .planes yourself"
         )
-    luma = _luma(picture, picture.planes[0], picture.bit_depth)
+    luma = _luma(picture, luma_plane, picture.bit_depth)
     if matrix == 0:  # all three are scaled as luma
         blue, red = (
             _upsample(picture, _luma(picture, plane, picture.bit_depth_chroma)) for plane in picture.planes[1:]
