@@ -78,7 +78,7 @@ def missing(program, *needs):
     if shutil.which(program) is None:
         return f"{program} is not installed"
     if needs:
-        listed = _run([program, "-hide_banner", "-encoders"]).stdout.decode()
+        listed = run([program, "-hide_banner", "-encoders"]).stdout.decode()
         for encoder in needs:
             if f" {encoder} " not in listed:
                 return f"{program} has no {encoder}"
@@ -100,13 +100,13 @@ def encode(planes, chroma, depth, options, frames=1, preset="medium"):
     command = ["ffmpeg", "-v", "error", "-f", "rawvideo", "-pix_fmt", PIXEL_FORMATS[chroma, depth]]
     command += ["-s", f"{width}x{height}", "-r", "1", "-i", "-", "-c:v", "libx265", "-preset", preset]
     command += ["-x265-params", parameters, "-f", "hevc", "-"]
-    return _run(command, raw).stdout
+    return run(command, raw).stdout
 
 
 def ffmpeg_planes(stream, width, height, pixel_format):
     """MD5 of every plane of every picture, as ffmpeg decodes it: [[md5, ...], ...]."""
     command = ["ffmpeg", "-v", "error", "-threads", "1", "-flags", "unaligned", "-i", "-"]  # windows as they are
-    raw = _run([*command, "-fps_mode", "passthrough", "-f", "rawvideo", "-"], stream).stdout
+    raw = run([*command, "-fps_mode", "passthrough", "-f", "rawvideo", "-"], stream).stdout
     return split(raw, width, height, pixel_format)
 
 
@@ -114,7 +114,7 @@ def dec265_planes(stream, path, width, height, pixel_format):
     """The same by libde265's own program, through files beside `path`."""
     Path(path).write_bytes(stream)
     out = Path(path).with_suffix(".yuv")
-    _run(["libde265-dec265", "-q", "-o", str(out), str(path)])
+    run(["libde265-dec265", "-q", "-o", str(out), str(path)])
     return split(out.read_bytes(), width, height, pixel_format)
 
 
@@ -136,7 +136,7 @@ def split(raw, width, height, pixel_format):
     return pictures
 
 
-def _run(command, data=None):
+def run(command, data=None):
     done = subprocess.run(command, input=data, capture_output=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.decode()[-500:]}"
     return done

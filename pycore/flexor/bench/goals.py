@@ -11,7 +11,7 @@ from .contest import OURS, Record, speedups
 
 @dataclass(frozen=True)
 class Goal:
-    """A limit on one thread, float32, contiguous.
+    """A limit on one thread, contiguous.
 
     peer: whose time the ratio is taken to, or None for the share of the FMA ceiling.
     at_most: the ratio is our time over the peer's and must not be above `limit`; else the peer's over ours, not below.
@@ -28,10 +28,11 @@ class Goal:
     at_most: bool = False
     peer_flops: int = 0
     per_item: bool = False
+    dtype: str = "float32"
 
     def find(self, contests: list[Record]) -> Record | None:
         """The contest that this goal is about; None where it did not run."""
-        wanted = (self.op, self.case, self.direction, self.batch, "float32", "contiguous", 1)
+        wanted = (self.op, self.case, self.direction, self.batch, self.dtype, "contiguous", 1)
         fields = ("op", "case", "direction", "batch", "dtype", "layout", "threads")
         return next((record for record in contests if tuple(record[f] for f in fields) == wanted), None)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `flexor` command: info, align, bench; lift and voxels are in files of their own."""
+"""The `flexor` command: info, align, bench; hevc, lift and voxels are in files of their own."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from .device import prepare
 from .failure import fail
+from .hevc import hevc_app
 from .lift import lift_app
 from .voxels import voxels_app
 
@@ -20,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+app.add_typer(hevc_app, name="hevc")
 app.add_typer(lift_app, name="lift")
 app.add_typer(voxels_app, name="voxels")
 
