@@ -27,6 +27,7 @@ from pathlib import Path
 
 import gpu_cases
 import gpu_deform
+import gpu_intra
 import gpu_routes
 import gpu_sparse
 import gpu_times
@@ -37,7 +38,7 @@ Group = Callable[[Report], None]
 
 
 def all_groups() -> dict[str, Group]:
-    modules = (gpu_deform, gpu_sparse, gpu_cases, gpu_routes)
+    modules = (gpu_deform, gpu_sparse, gpu_cases, gpu_routes, gpu_intra)
     return dict(itertools.chain.from_iterable(module.groups() for module in modules))
 
 

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
+from flexor._cuda import launch
 from flexor.testing import error
 
 Tensors = Sequence[torch.Tensor]
@@ -53,6 +55,17 @@ class Report:
 
 def on_device(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     return [t.to(DEVICE) for t in tensors]
+
+
+@contextlib.contextmanager
+def only_files(suffix: str) -> Iterator[None]:
+    """CUDA C++ is found as files of this kind only: .fatbin, made by nvcc, or .cu, for NVRTC."""
+    find = launch.Source.find
+    launch.Source.find = lambda self, wanted: find(self, wanted) if wanted == suffix else None
+    try:
+        yield
+    finally:
+        launch.Source.find = find
 
 
 def gradients(call: Op, tensors: Tensors, grad: torch.Tensor) -> list[torch.Tensor]:

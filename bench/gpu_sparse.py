@@ -11,7 +11,7 @@ from typing import NamedTuple
 import gpu_report
 import torch
 from flexor import ops
-from flexor._cuda import launch, neighbours
+from flexor._cuda import neighbours
 from flexor.reference.sparse_conv import Pairs, pairs_by_tap
 from gpu_report import Report, check_case
 
@@ -115,22 +115,18 @@ def taps_of(case: SparseCase, device: torch.device) -> list[Pairs]:
 
 def groups() -> Iterator[tuple[str, Callable[[Report], None]]]:
     """Indices by the code that nvcc made and by what NVRTC makes, then what runs on them."""
-    for suffixes in ((".fatbin",), (".cu",)):
-        yield f"sparse index {suffixes[0]}", functools.partial(check_index, suffixes)
+    for suffix in (".fatbin", ".cu"):
+        yield f"sparse index {suffix}", functools.partial(check_index, suffix)
     for case in CHECKED:
         yield case.name, functools.partial(check_case, case)
 
 
-def check_index(suffixes: tuple[str, ...], report: Report) -> None:
+def check_index(suffix: str, report: Report) -> None:
     """Every tensor as the CPU makes it."""
-    find = launch.Source.find
-    launch.Source.find = lambda self, suffix: find(self, suffix) if suffix in suffixes else None
-    try:
+    with gpu_report.only_files(suffix):
         for side in SIDES:
-            name = f"sparse index {suffixes[0]} of {2 * side**2} voxels"
+            name = f"sparse index {suffix} of {2 * side**2} voxels"
             report.check(name, functools.partial(differing_parts, side, gpu_report.DEVICE), 0.0)
-    finally:
-        launch.Source.find = find
 
 
 def differing_parts(side: int, device: str) -> int:

@@ -51,7 +51,8 @@ def rehearse(monkeypatch, tmp_path, shapes, dynamic=(), sparse=(), only=""):
     monkeypatch.setattr(gpu_times, "milliseconds", lambda run: run() is not None and 1.0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu_check, "run_apart", lambda names, report, jobs: gpu_check.run_here(names, report))
-    skipped = ("compiled", "autocast", "past")  # which the interpreter cannot do, or not soon enough
+    # What the interpreter cannot do, or not soon enough; CUDA C++ is test_cuda.py's.
+    skipped = ("compiled", "autocast", "past", "intra")
     groups = {k: v for k, v in gpu_check.all_groups().items() if not k.startswith(skipped) and only in k}
     monkeypatch.setattr(gpu_check, "all_groups", lambda: groups)
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path / "out.json")])
