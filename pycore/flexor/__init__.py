@@ -3,7 +3,7 @@
 
 import torch  # noqa: F401  # first: flexor._C then shares torch's OpenMP runtime
 
-from . import compat, nn, ops, reference, sparse
+from . import codec, compat, nn, ops, reference, sparse
 from ._backend import set_backend
 from ._info import explain, info
 from ._replace import replace
@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "codec",
     "compat",
     "explain",
     "info",
