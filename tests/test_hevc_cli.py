@@ -110,7 +110,7 @@ def test_a_still_of_libx265_is_ffmpegs_png(tmp_path):
     """ffmpeg hands libx265 RGB as it is; of 4:2:0 its conversion is another, so that it gets our samples."""
     picture = oracle.card(136, 72)
     for chroma, rgb, between in (("4:4:4", True, "out.png"), ("4:2:0", False, "out.y4m")):
-        tags = "colormatrix=gbr:range=full" if rgb else "colormatrix=bt709:range=limited"
+        tags = "colormatrix=gbr:range=full" if rgb else "range=limited"
         planes = oracle.planes_of(picture, chroma, 8, rgb)
         (tmp_path / "still.hevc").write_bytes(oracle.encode(planes, chroma, 8, f"qp=20:{tags}"))
         written("decode", tmp_path / "still.hevc", tmp_path / between)
@@ -196,6 +196,8 @@ def test_info_of_every_committed_stream():
     for stream, tool, headers in (
         ("cross_component", "cross-component prediction", "on"),
         ("transform_skip_32", "transform skip", "on, up to 32x32"),
+        ("pcm_depths", "PCM", "on, 8 to 32, 8/8 bit, not filtered"),
+        ("qp_delta_lossless", "lossless blocks", "on"),
         ("skip_rotation", "residual rotation", "on"),
         ("implicit_rdpcm", "implicit RDPCM", "on"),
         ("lossless_blocks", "lossless blocks", "on"),

@@ -61,6 +61,10 @@ LOSSLESS = "--TransquantBypassEnableFlag=1 --CUTransquantBypassFlagForce=1 --Cos
 MIXED = "--TransquantBypassEnableFlag=1 --CostMode=mixed_lossless_lossy "
 WITH_LISTS = f"--ScalingList=2 --ScalingListFile={LISTS} "
 SKIP = "--TransformSkipFast=0 "
+LARGE = (
+    CTB32.replace("Depth=3", "Depth=1")
+    + "--QuadtreeTULog2MinSize=4 --QuadtreeTUMaxDepthIntra=2 --QuadtreeTUMaxDepthInter=1 "
+)
 WIDE, PARTS = (136, 72), (104, 56)
 
 
@@ -100,8 +104,8 @@ def range_extensions():
     """One at a time, then all."""
     for name, options, chroma in (
         ("cross_component", "--CrossComponentPrediction=1 --QP=24", "4:4:4"),
-        ("transform_skip_32", SKIP + "--TransformSkipLog2MaxSize=5 --QP=22", "4:4:4"),
-        ("transform_skip_16", SKIP + "--TransformSkipLog2MaxSize=4 --QP=16", "4:2:2"),
+        ("transform_skip_16_444", SKIP + LARGE + "--TransformSkipLog2MaxSize=5 --QP=22", "4:4:4"),
+        ("transform_skip_8_422", SKIP + LARGE + "--TransformSkipLog2MaxSize=4 --QP=16", "4:2:2"),
         ("skip_rotation", SKIP + "--ResidualRotation=1 --QP=24", "4:4:4"),
         ("skip_context", SKIP + "--SingleSignificanceMapContext=1 --QP=24", "4:4:4"),
         ("implicit_rdpcm", SKIP + "--ImplicitResidualDPCM=1 --QP=24", "4:4:4"),
@@ -119,6 +123,9 @@ def range_extensions():
         adjusted = "" if chroma == "4:0:0" else "--MaxCUChromaQpAdjustmentDepth=2"
         name = f"all_extensions_{chroma.replace(':', '')}_{depth}"
         yield Stream(name, several + adjusted, chroma, depth, size=(32, 32), config=REXT)
+    only_32 = "--MaxPartitionDepth=1 --QuadtreeTULog2MinSize=5 --QuadtreeTUMaxDepthIntra=1 --QuadtreeTUMaxDepthInter=1 "
+    flat = PLAIN + SKIP + only_32 + "--TransformSkipLog2MaxSize=5 --QP=20"
+    yield Stream("transform_skip_32", flat, "4:4:4", size=(64, 64), smooth=True)
     scales = "--SaoLumaOffsetBitShift=2 --SaoChromaOffsetBitShift=1 "
     yield Stream("sao_offset_scale", PLAIN + scales + "--QP=36", "4:2:0", 12, size=WIDE, config=REXT)
     six = "--MaxCUChromaQpAdjustmentDepth=2 FLX_LISTS "
@@ -134,17 +141,17 @@ def lossless_and_pcm():
         ("lossless_400_12_extensions", "4:0:0", 12, (24, 24)),
     ):
         yield Stream(name, LOSSLESS, chroma, depth, size=size)
-    yield Stream("lossless_blocks", MIXED + "--QP=30", size=(48, 32))
-    yield Stream("lossless_blocks_444", MIXED + "--QP=30 --TransformSkipLog2MaxSize=4", "4:4:4", size=(32, 32))
+    yield Stream("lossless_blocks", MIXED + "--QP=6", size=(32, 32))
+    yield Stream("lossless_blocks_444", MIXED + "--QP=6 --TransformSkipLog2MaxSize=4", "4:4:4", size=(24, 24))
     pcm = "--PCMEnabledFlag=1 "
     yield Stream("pcm_8", pcm + "--QP=10 --PCMLog2MinSize=3 --PCMLog2MaxSize=3", size=(32, 24), noise=2)
     yield Stream("pcm_32", pcm + "--QP=10 --PCMLog2MinSize=4 --PCMLog2MaxSize=5", size=(40, 32), noise=1)
     unfiltered = pcm + "--PCMFilterDisableFlag=1 "
-    yield Stream("pcm_unfiltered_444", PLAIN + unfiltered + "--QP=22", "4:4:4", size=(32, 16), noise=3)
-    shallow = PLAIN + unfiltered + "--PCMInputBitDepthFlag=1 --QP=6"
+    yield Stream("pcm_unfiltered_444", PLAIN + unfiltered + "--QP=4", "4:4:4", size=(32, 16), noise=2)
+    shallow = PLAIN + unfiltered + "--PCMInputBitDepthFlag=1 --QP=-8"
     yield Stream("pcm_depths", shallow, "4:2:2", 12, size=(24, 24), noise=2, input_depth=8)
     yield Stream("pcm_400", PLAIN + pcm + "--QP=8", "4:0:0", size=(40, 32), noise=2)
-    rows = CTB16 + pcm + "--PCMLog2MaxSize=4 --WaveFrontSynchro=1 --QP=12"
+    rows = CTB16 + pcm + "--PCMLog2MaxSize=4 --WaveFrontSynchro=1 --QP=4"
     yield Stream("pcm_wavefront", rows, size=(40, 32), noise=2)
 
 
@@ -152,7 +159,7 @@ def quantisation():
     yield Stream("qp_delta", "--QP=30 --MaxDeltaQP=5 --MaxCuDQPDepth=3")
     adaptive = "--QP=30 --AdaptiveQP=1 --MaxQPAdaptationRange=8 --MaxCuDQPDepth=3"
     yield Stream("qp_adaptive_444_10", adaptive, "4:4:4", 10, size=(56, 40))
-    yield Stream("qp_delta_lossless", MIXED + "--QP=32 --MaxDeltaQP=4 --MaxCuDQPDepth=2", size=(48, 32))
+    yield Stream("qp_delta_lossless", MIXED + "--QP=4 --MaxDeltaQP=4 --MaxCuDQPDepth=2", size=(32, 32))
     for chroma in ("4:2:0", "4:2:2", "4:4:4"):
         plain, short = "" if chroma == "4:2:0" else PLAIN, chroma.replace(":", "")
         yield Stream(f"chroma_qp_offsets_{short}", plain + "--QP=34 --CbQpOffset=-12 --CrQpOffset=9", chroma)
@@ -238,7 +245,7 @@ def other_encoders():
     for name, options, *rest in (
         ("slower", "--preset slower --qp 36 --ctu 32 --tskip"),
         ("aq", "--crf 34 --aq-mode 3 --qg-size 8 --ctu 16"),
-        ("lossless_cus", "--qp 30 --cu-lossless --ctu 16", "4:2:0", 8, (40, 40)),
+        ("lossless_cus", "--qp 12 --cu-lossless --ctu 16", "4:2:0", 8, (40, 40)),
         ("lossless_444_12", "--lossless --ctu 16", "4:4:4", 12, (16, 16)),
         ("scaling_422_10", "--qp 34 --ctu 32 --scaling-list default", "4:2:2", 10),
         ("wavefront", "--qp 38 --ctu 16 --wpp", "4:2:0", 8, PARTS),
