@@ -411,6 +411,19 @@ def test_never_silent(name):
         ]
 
 
+def test_broken_heif():
+    data = writer.heif(IDR, 3, 1, (72, 120), (72, 40))
+    source = random.Random(1)
+    head = data.index(b"mdat")
+    for _ in range(200):
+        broken = bytearray(data)
+        broken[source.randrange(head)] = source.choice([0, 1, 127, 255])
+        pictures, error = decode(bytes(broken))
+        assert error is not None or len(pictures) == 1 or len(pictures) == 3  # a boxed track instead of a grid
+    with pytest.raises(HevcError, match="3x1 tiles of 72x40 are more than the 72x70 samples"):
+        hevc.decode(writer.heif(IDR, 3, 1, (72, 70), (72, 40)))
+
+
 # What is not HEVC.
 
 

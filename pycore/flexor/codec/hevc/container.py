@@ -17,7 +17,7 @@ def container_feeds(source: Source, core: Callable[[int], _C.HevcDecoder]) -> It
     """Feed the packets of a container's HEVC stream to a decoder, which is yielded after each, and the bytes read."""
     av = _import_av(source.name)
     try:
-        with av.open(source.file, mode="r") as container:
+        with av.open(source.file, mode="r", metadata_errors="replace") as container:
             stream = _choose_stream(source.name, container)
             decoder = _configured(stream.codec_context.extradata, core)
             for packet in container.demux(stream):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from ... import _C
 from .container import container_feeds
 from .errors import HevcError, HevcUnsupported
-from .heif import compose, grid_feeds
+from .heif import check_tile, compose, grid_feeds
 from .picture import Picture, from_record
 from .source import Source, SourceLike, open_source
 
@@ -59,7 +59,7 @@ class Decoder:
         return self._take()
 
     def flush(self) -> list[Picture]:
-        """End the stream; returns the pictures that are left."""
+        """End the stream; returns the pictures that are left. Another stream may follow."""
         self._core.finish()
         return self._take()
 
@@ -144,7 +144,10 @@ def iterate(
         if opened.grid is None:
             yield from pictures
             return
-        tiles = list(pictures)
+        tiles = []
+        for tile in pictures:
+            check_tile(opened.grid, tile)
+            tiles.append(tile)
         if len(tiles) != len(opened.grid.tiles):
             raise HevcError(f"{opened.name}: {len(tiles)} of the {len(opened.grid.tiles)} tiles can be decoded")
         yield compose(opened.grid, tiles)
@@ -179,7 +182,8 @@ def decode(
 
     Args:
         source: bytes, or the path of a file: a byte stream (annex B), NAL units after their lengths, or a container
-            (HEIF, MP4, MOV, MKV, MPEG-TS: needs PyAV, `pip install flexor[codec]`). The content tells which.
+            (HEIF, MP4, MOV, MKV, MPEG-TS: needs PyAV, `pip install flexor[codec]`). The content tells which. Of HEIF,
+            the primary image or grid as it is coded, before rotation and mirroring.
         threads: that decode; None: as many as torch has. The samples do not depend on it.
         verify: compare every picture with the MD5, CRC or checksum that its SEI carries, if any.
         skip_inter: leave inter pictures out instead of raising HevcUnsupported at the first.

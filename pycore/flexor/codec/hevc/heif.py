@@ -21,8 +21,8 @@ from .picture import Picture
 HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"heim", b"heis")
 
 MAX_META = 1 << 24  # bytes of boxes that are read
-MAX_SIDE = 1 << 16
-MAX_TILES = 1 << 12
+MAX_SAMPLES = 1 << 28  # of a grid
+MAX_EXTENTS = 1 << 16  # of all items
 
 
 @dataclass
@@ -83,19 +83,25 @@ def read_grid(file: BinaryIO) -> Grid | None:
     if _item_kinds(boxes[b"iinf"]).get(primary) != b"grid":
         return None
     extents = _item_extents(boxes[b"iloc"])
+    if primary not in extents:
+        raise HevcError("the grid of a HEIF file has no data")
     descriptor = _Reader(_read_item(file, boxes.get(b"idat"), extents[primary]))
     descriptor.number(1)
     wide = 4 if descriptor.number(1) & 1 else 2
     rows, columns = descriptor.number(1) + 1, descriptor.number(1) + 1
     width, height = descriptor.number(wide), descriptor.number(wide)
+    if not 0 < width * height <= MAX_SAMPLES:
+        raise HevcError(f"a HEIF grid has {width}x{height} samples, expected 1 to {MAX_SAMPLES}")
     items = _derived_from(boxes[b"iref"], primary)
-    if len(items) != rows * columns or len(items) > MAX_TILES or not 0 < max(width, height) <= MAX_SIDE:
-        raise HevcError(f"a HEIF grid of {rows}x{columns} tiles and {width}x{height} samples has {len(items)} tiles")
+    if len(items) != rows * columns:
+        raise HevcError(f"a HEIF grid of {rows}x{columns} tiles has {len(items)}")
     configurations = _configurations(boxes[b"iprp"])
     try:
         tiles = [Tile(configurations[item], extents[item][1]) for item in items]
     except KeyError as error:
         raise HevcError(f"tile {error} of a HEIF grid has no HEVC configuration or no data") from None
+    if sum(length for tile in tiles for _, length in tile.extents) > file.seek(0, os.SEEK_END):
+        raise HevcError("the tiles of a HEIF grid have more data than the file")
     return Grid(rows, columns, width, height, tiles)
 
 
@@ -116,6 +122,15 @@ def grid_feeds(file: BinaryIO, grid: Grid, core: Callable[[int], _C.HevcDecoder]
         raise HevcError(str(error)) from None
     decoder.finish()
     yield decoder
+
+
+def check_tile(grid: Grid, tile: Picture) -> None:
+    """That every tile of this size is needed: what is decoded is bounded by the grid's size."""
+    if (grid.columns - 1) * tile.width >= grid.width or (grid.rows - 1) * tile.height >= grid.height:
+        raise HevcError(
+            f"{grid.rows}x{grid.columns} tiles of {tile.width}x{tile.height} are more than the "
+            f"{grid.width}x{grid.height} samples of a HEIF grid"
+        )
 
 
 def compose(grid: Grid, tiles: list[Picture]) -> Picture:
@@ -176,14 +191,19 @@ def _item_extents(box: _Reader) -> dict[int, tuple[int, list[tuple[int, int]]]]:
     sizes = box.number(2)
     offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
     index_size = sizes & 15 if version else 0
-    items = {}
+    items: dict[int, tuple[int, list[tuple[int, int]]]] = {}
+    total = 0
     for _ in range(box.number(2 if version < 2 else 4)):
         item = box.number(2 if version < 2 else 4)
         method = box.number(2) & 15 if version else 0
         box.number(2)
         base = box.number(base_size)
         extents = []
-        for _ in range(box.number(2)):
+        count = box.number(2)
+        total += count
+        if total > MAX_EXTENTS:
+            raise HevcError(f"a HEIF file has more than {MAX_EXTENTS} extents")
+        for _ in range(count):
             box.number(index_size)
             offset = base + box.number(offset_size)
             extents.append((offset, box.number(length_size)))
@@ -220,10 +240,12 @@ def _configurations(box: _Reader) -> dict[int, bytes]:
 
 
 def _read_item(file: BinaryIO, idat: _Reader | None, location: tuple[int, list[tuple[int, int]]]) -> bytes:
+    """The first extent of a small item."""
     method, extents = location
+    offset, length = extents[0] if extents else (0, 0)
     if method == 1 and idat is not None:
-        return b"".join(idat.data[offset : offset + length] for offset, length in extents)
-    return b"".join(_read_at(file, offset, length) for offset, length in extents)
+        return idat.data[offset : offset + length]
+    return _read_at(file, offset, min(length, MAX_META))
 
 
 def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:

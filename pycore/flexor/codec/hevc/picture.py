@@ -98,9 +98,9 @@ class Picture:
         """Convert to RGB with the stream's matrix and range.
 
         Chroma is brought to the size of luma by linear interpolation at the positions that `chroma_location` names.
-        Where the stream names no matrix it is that of BT.601, as FFmpeg and HEIF have it. 4:0:0 is its luma three times,
-        as it is: encoders write grey of full range without saying so. Transfer function and primaries are left as they are; no sample aspect ratio, rotation or tone mapping is
-        applied.
+        Where the stream names no matrix it is that of BT.601, as FFmpeg and HEIF have it. 4:0:0 is its luma three
+        times, as it is: encoders write grey of full range without saying so. Transfer function and primaries are left
+        as they are; no sample aspect ratio, rotation or tone mapping is applied.
 
         R' = Y' + 2 (1 - Kr) Cr,  B' = Y' + 2 (1 - Kb) Cb,  G' = (Y' - Kr R' - Kb B') / (1 - Kr - Kb).
 
@@ -108,7 +108,7 @@ class Picture:
             (H, W, 3), uint8 for 8 bits, else uint16 with values up to 2**bit_depth - 1.
 
         Raises:
-            HevcUnsupported: matrix_coeffs 10 to 14, which need more than a matrix.
+            HevcUnsupported: a matrix_coeffs that is reserved or needs more than a matrix (10 to 14).
 
         Source: H.273 clause 8.3; positions from H.265 figure E.1.
         """
