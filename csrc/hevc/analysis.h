@@ -28,6 +28,7 @@ enum BlockFlags : int {
   kBlockNxN = 1,
   kBlockBypass = 2,
   kBlockPcm = 4,
+  kBlockNearest = 8,  // of the first prediction block; the next three bits: of the others
 };
 
 enum TransformFlags : int {

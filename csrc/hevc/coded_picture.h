@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/parallel.h"
+#include "hevc/nearest_extension.h"
 #include "hevc/parameter_sets.h"
 #include "hevc/slice_header.h"
 
@@ -22,6 +23,7 @@ struct CodedPicture {
   std::shared_ptr<const SequenceParameters> sps;
   std::shared_ptr<const PictureParameters> pps;
   std::vector<SliceSegment> segments;  // in decoding order
+  NearestExtension nearest;
 };
 
 // Samples of any bit depth take 16 bits. Planes are padded to whole coding tree blocks.

@@ -79,14 +79,17 @@ inline void SliceDecoder::coding_unit(int x, int y, int log2_size) {
   }
   last_qp_ = qp_;
   if (__builtin_expect(picture_.analysis != nullptr, 0)) {
-    CodingBlock block = {
-        static_cast<int16_t>(x),
-        static_cast<int16_t>(y),
-        static_cast<uint8_t>(log2_size),
-        static_cast<uint8_t>((nxn_ ? kBlockNxN : 0) | (bypass_ ? kBlockBypass : 0) | (pcm ? kBlockPcm : 0)),
-        static_cast<int8_t>(qp_),
-        static_cast<uint8_t>(chroma_modes_[0]),
-        {}};
+    int nearest_flags = 0;
+    for (int part = 0; part < (nxn_ ? 4 : 1) && !pcm; ++part)
+      nearest_flags |= nearest_[part] ? kBlockNearest << part : 0;
+    CodingBlock block = {static_cast<int16_t>(x),
+                         static_cast<int16_t>(y),
+                         static_cast<uint8_t>(log2_size),
+                         static_cast<uint8_t>((nxn_ ? kBlockNxN : 0) | (bypass_ ? kBlockBypass : 0) |
+                                              (pcm ? kBlockPcm : 0) | nearest_flags),
+                         static_cast<int8_t>(qp_),
+                         static_cast<uint8_t>(chroma_modes_[0]),
+                         {}};
     for (int part = 0; part < 4; ++part) block.luma_modes[part] = static_cast<uint8_t>(luma_modes_[nxn_ ? part : 0]);
     picture_.on_coding_block(*picture_.analysis, block);
   }
@@ -126,6 +129,8 @@ inline void SliceDecoder::prediction_modes(int x, int y, int log2_size, int part
     const int part_x = x + ((part & 1) << part_log2), part_y = y + ((part >> 1) << part_log2);
     const int mode = luma_mode(part_x, part_y, most_probable[part], coded);
     luma_modes_[part] = mode;
+    nearest_[part] = tools_.nearest_variant == NearestExtension::kExplicit && is_fractional(mode) &&
+                     cabac_.bin(contexts_.model[kNearestFlag]);
     const int units = 1 << (part_log2 - 2);
     for (int unit = 0; unit < units; ++unit) {
       memset(picture_.luma_mode + ((part_y >> 2) + unit) * picture_.units_stride + (part_x >> 2), mode,

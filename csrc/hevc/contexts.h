@@ -29,7 +29,8 @@ enum Context : int {
   kChromaQpOffsetIdx = kChromaQpOffsetFlag + 1,
   kResScaleAbs = kChromaQpOffsetIdx + 1,  // 4 for Cb, 4 for Cr
   kResScaleSign = kResScaleAbs + 8,
-  kContexts = kResScaleSign + 2
+  kNearestFlag = kResScaleSign + 2,  // of the nearest-neighbour extension
+  kContexts = kNearestFlag + 1
 };
 
 constexpr uint8_t kContextInit[kContexts] = {
@@ -56,7 +57,8 @@ constexpr uint8_t kContextInit[kContexts] = {
     139, 139,                                                                                 // transform_skip_flag
     154, 154,                                                                                 // cu_qp_delta_abs
     154, 154,                                                                                 // cu_chroma_qp_offset_*
-    154, 154, 154, 154, 154, 154, 154, 154, 154, 154};                                        // cross_comp_pred()
+    154, 154, 154, 154, 154, 154, 154, 154, 154, 154,                                         // cross_comp_pred()
+    139};                                                                                     // intra_nearest_flag
 
 // What synchronisation and dependent slice segments carry over (clause 9.3.2.4).
 struct ContextState {

@@ -220,17 +220,24 @@ inline double sse(const uint16_t* a, ptrdiff_t a_stride, const uint16_t* b, ptrd
   return static_cast<double>(sum);
 }
 
+// A candidate is a mode, with kNearest where its block has intra_nearest_flag.
+constexpr int kNearest = 64, kModeMask = 63;
+
 // The candidates with the least SATD and mode bits, best first.
 inline int CtuSearch::rough_modes(int x, int y, int log2_size, const int most_probable[3], int wanted, int* modes) {
   const int block_log2 = smaller(log2_size, 5), n = 1 << block_log2;
   const double root = __builtin_sqrt(state_.lambda);
-  double costs[35];
+  const bool with_nearest = tools_.nearest_variant == NearestExtension::kExplicit;
+  double costs[128];
   alignas(64) uint16_t prediction[32 * 32];
   alignas(64) int16_t residual[32 * 32];
   border_.read(picture_, place_, 0, x, y, block_log2);
   const uint16_t* const original = state_.original[0] + y * state_.original_stride[0] + x;
-  for (int mode = 0; mode < 35; ++mode) {
-    border_.predict(picture_, prediction, n, mode, false, state_.lossless);
+  for (int candidate = 0; candidate < 128; ++candidate) {
+    const int mode = candidate & kModeMask;
+    costs[candidate] = 1e300;
+    if (mode >= 35 || (candidate >= kNearest && !(with_nearest && is_fractional(mode)))) continue;
+    border_.predict(picture_, prediction, n, mode, candidate >= kNearest, state_.lossless);
     for (int row = 0; row < n; ++row) {
       for (int k = 0; k < n; ++k) {
         residual[row * n + k] =
@@ -238,21 +245,22 @@ inline int CtuSearch::rough_modes(int x, int y, int log2_size, const int most_pr
       }
     }
     const bool probable = mode == most_probable[0] || mode == most_probable[1] || mode == most_probable[2];
-    costs[mode] = satd(residual, block_log2) + root * (mode == most_probable[0] ? 2 : probable ? 3 : 6);
+    const double bits = (mode == most_probable[0] ? 2 : probable ? 3 : 6) + (candidate >= kNearest ? 1 : 0);
+    costs[candidate] = satd(residual, block_log2) + root * bits;
   }
   int count = 0;
-  for (; count < wanted; ++count) {
+  while (count < wanted) {
     int best = -1;
-    for (int mode = 0; mode < 35; ++mode) {
-      if (costs[mode] < 1e299 && (best < 0 || costs[mode] < costs[best])) best = mode;
+    for (int candidate = 0; candidate < 128; ++candidate) {
+      if (costs[candidate] < 1e299 && (best < 0 || costs[candidate] < costs[best])) best = candidate;
     }
     if (best < 0) break;
-    modes[count] = best;
+    modes[count++] = best;
     costs[best] = 1e300;
   }
   for (int i = 0; i < 3; ++i) {
     bool there = false;
-    for (int k = 0; k < count; ++k) there |= modes[k] == most_probable[i];
+    for (int k = 0; k < count; ++k) there |= (modes[k] & kModeMask) == most_probable[i];
     if (!there) modes[count++] = most_probable[i];
   }
   return count;
@@ -265,8 +273,16 @@ inline double CtuSearch::luma_part(int x, int y, int log2_size, int depth, int c
   const SearchEffort& effort = state_.effort;
   const int wanted = log2_size <= 3 ? effort.candidates_small : effort.candidates_large;
   const int count = rough_modes(x, y, log2_size, most_probable, wanted, modes);
-  const auto mode_bits = [&](int mode) {
+  const auto set_mode = [&](int candidate) {
+    set_units(picture_.luma_mode, x, y, log2_size, static_cast<uint8_t>(candidate & kModeMask));
+    set_units(state_.nearest, x, y, log2_size, static_cast<uint8_t>(candidate >= kNearest));
+  };
+  const auto mode_bits = [&](int candidate) {
+    const int mode = candidate & kModeMask;
     return bits_of(contexts, [&](auto&, auto& counter) {
+      if (tools_.nearest_variant == NearestExtension::kExplicit && is_fractional(mode)) {
+        counter.bin(kNearestFlag, candidate >= kNearest);
+      }
       const bool probable = mode == most_probable[0] || mode == most_probable[1] || mode == most_probable[2];
       counter.bin(kPrevIntraLuma, probable);
       counter.bypass(0, !probable ? 5 : mode == most_probable[0] ? 1 : 2);
@@ -275,14 +291,12 @@ inline double CtuSearch::luma_part(int x, int y, int log2_size, int depth, int c
   const int most_depth = tools_.max_transform_depth + depth;
   double costs[40];
   double best = 1e300;
-  int best_mode = -1;
   KeptBlock& kept = kept_[2 * log2_size + (cu_log2 == log2_size ? 0 : 1)];
   for (int i = 0; i < count; ++i) {
-    set_units(picture_.luma_mode, x, y, log2_size, static_cast<uint8_t>(modes[i]));
+    set_mode(modes[i]);
     costs[i] = state_.lambda * mode_bits(modes[i]) + luma_tree(x, y, log2_size, depth, depth, modes[i], contexts);
     if (costs[i] < best) {
       best = costs[i];
-      best_mode = modes[i];
       kept.keep(state_, x, y, log2_size, KeptBlock::kLuma);
     }
   }
@@ -295,18 +309,16 @@ inline double CtuSearch::luma_part(int x, int y, int log2_size, int depth, int c
       }
       if (next < 0 || costs[next] > best * 1.05) break;
       costs[next] = 1e300;
-      set_units(picture_.luma_mode, x, y, log2_size, static_cast<uint8_t>(modes[next]));
+      set_mode(modes[next]);
       const double cost =
           state_.lambda * mode_bits(modes[next]) + luma_tree(x, y, log2_size, depth, most_depth, modes[next], contexts);
       if (cost < best) {
         best = cost;
-        best_mode = modes[next];
         kept.keep(state_, x, y, log2_size, KeptBlock::kLuma);
       }
     }
   }
   kept.put_back(state_, x, y, log2_size, KeptBlock::kLuma);
-  set_units(picture_.luma_mode, x, y, log2_size, static_cast<uint8_t>(best_mode));
   const ptrdiff_t at = y * picture_.stride[0] + x;
   const int n = 1 << log2_size;
   return sse(picture_.samples[0] + at, picture_.stride[0], state_.original[0] + y * state_.original_stride[0] + x,
@@ -349,7 +361,8 @@ inline double CtuSearch::luma_block(int x, int y, int log2_size, int depth, int 
 // Predicts, transforms, quantizes and reconstructs one block in its plane; with transform_skip_flag too where it may
 // be. Returns its cost: distortion and the bits of its coefficients and its flag.
 inline double CtuSearch::transform_block(int component, int second, int x, int y, int log2_size, int unit_x, int unit_y,
-                                         int mode, int depth, const ContextState& contexts) {
+                                         int candidate, int depth, const ContextState& contexts) {
+  const int mode = candidate & kModeMask;
   const int n = 1 << log2_size, samples = n * n;
   const bool chroma = component != 0;
   const int bit_depth = tools_.bit_depth[chroma];
@@ -364,7 +377,7 @@ inline double CtuSearch::transform_block(int component, int second, int x, int y
   alignas(64) uint16_t prediction[1024];
 
   border_.read(picture_, place_, component, x, y, log2_size);
-  border_.predict(picture_, prediction, n, mode, false, state_.lossless);
+  border_.predict(picture_, prediction, n, mode, candidate >= kNearest, state_.lossless);
   int64_t unpredicted = 0;
   for (int row = 0; row < n; ++row) {
     for (int k = 0; k < n; ++k) {
@@ -518,7 +531,8 @@ inline double CtuSearch::chroma_tree(int x, int y, int log2_size, int coded, con
     }
     return cost;
   }
-  const int mode = derive_chroma_mode(tools_, coded, picture_.luma_mode[unit_at(x, y)]);
+  int mode = derive_chroma_mode(tools_, coded, picture_.luma_mode[unit_at(x, y)]);
+  if (coded == 4 && state_.nearest[unit_at(x, y)] && is_fractional(mode)) mode |= kNearest;
   const int chroma_log2 = tools_.chroma == 3 ? log2_size : log2_size - 1;
   double cost = 0;
   for (int component = 1; component < 3; ++component) {

@@ -28,6 +28,8 @@ enum NalUnitType {
   kNalEob = 37,
   kNalPrefixSei = 39,
   kNalSuffixSei = 40,
+  kNalNearestSlice = 48,       // unspecified in H.265: ours, docs/hevc_nearest.md
+  kNalNearestParameters = 49,
 };
 
 inline bool is_slice(int type) { return type <= kNalRaslR || (type >= kNalBlaWLp && type <= kNalCra); }

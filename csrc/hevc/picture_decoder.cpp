@@ -36,7 +36,7 @@ class PictureJob final : public PictureMemory {
 };
 
 PictureJob::PictureJob(const CodedPicture& coded, Frame& frame, int threads, Analysis* analysis)
-    : PictureMemory(*coded.sps, *coded.pps, frame, analysis != nullptr ? 1 : std::max(threads, 1)),
+    : PictureMemory(*coded.sps, *coded.pps, coded.nearest, frame, analysis != nullptr ? 1 : std::max(threads, 1)),
       coded_(coded),
       frame_(frame) {
   cut_substreams();

@@ -9,6 +9,8 @@
 #include "hevc/encoder_state.h"
 #include "hevc/filter_picture.h"
 #include "hevc/header_writer.h"
+#include "hevc/nal.h"
+#include "hevc/nearest.h"
 #include "hevc/offset_search.h"
 #include "hevc/picture_memory.h"
 #include "hevc/threads.h"
@@ -77,6 +79,11 @@ std::shared_ptr<const PictureParameters> make_pps(const EncoderOptions& options,
   return activate(pps, sps);
 }
 
+NearestExtension nearest_of(const EncoderOptions& options) {
+  const int variant = static_cast<int>(options.nearest);
+  return {variant, options.nearest_threshold >= 0 ? options.nearest_threshold : kDefaultNearestThreshold[variant]};
+}
+
 SearchEffort effort_of(Preset preset) {
   switch (preset) {
     case Preset::kFast: return {2, 1, 0, 0, 1, true, false, true, 0.04};
@@ -129,7 +136,7 @@ EncodingJob::EncodingJob(const EncoderOptions& options, const SequenceParameters
       threads_(threads),
       source_(sps),
       frame_(sps),
-      memory_(sps, pps, frame_, threads) {
+      memory_(sps, pps, nearest_of(options), frame_, threads) {
   static const EntropyTable kEntropy;
   state_.picture = memory_.state;
   const PictureTools& tools = state_.picture.tools;
@@ -247,12 +254,12 @@ std::vector<uint8_t> EncodingJob::write(bool hash) {
   std::vector<uint8_t> slice = write_slice_header(header_, sps_, pps_, entry_points);
   for (const std::vector<uint8_t>& row : rows) slice.insert(slice.end(), row.begin(), row.end());
   std::vector<uint8_t> stream;
-  append_nal(stream, 20, slice);  // IDR_N_LP
+  append_nal(stream, options_.nearest == Nearest::kOff ? kNalIdrNLp : kNalNearestSlice, slice);
   if (hash) {
     std::vector<Digest> digests(static_cast<size_t>(frame_.plane_count));
     for (int c = 0; c < frame_.plane_count; ++c)
       digests[static_cast<size_t>(c)] = hash_plane(HashMethod::kMd5, frame_.planes[c], options_.bit_depth);
-    append_nal(stream, 40, write_picture_hash(digests));
+    append_nal(stream, kNalSuffixSei, write_picture_hash(digests));
   }
   return stream;
 }
@@ -264,9 +271,10 @@ PictureEncoder::PictureEncoder(const EncoderOptions& options)
 
 std::vector<uint8_t> PictureEncoder::parameter_sets() const {
   std::vector<uint8_t> stream;
-  append_nal(stream, 32, write_video_parameters(*sps_));
-  append_nal(stream, 33, write_sequence_parameters(*sps_));
-  append_nal(stream, 34, write_picture_parameters(*pps_));
+  append_nal(stream, kNalVps, write_video_parameters(*sps_));
+  append_nal(stream, kNalSps, write_sequence_parameters(*sps_));
+  append_nal(stream, kNalPps, write_picture_parameters(*pps_));
+  if (options_.nearest != Nearest::kOff) append_nal(stream, kNalNearestParameters, write_nearest(nearest_of(options_)));
   return stream;
 }
 

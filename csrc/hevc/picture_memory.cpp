@@ -103,9 +103,13 @@ SliceTools slice_tools(const SliceHeader& header, const PictureParameters& pps) 
   return slice;
 }
 
-PictureMemory::PictureMemory(const SequenceParameters& sps, const PictureParameters& pps, Frame& frame, int threads)
+PictureMemory::PictureMemory(const SequenceParameters& sps, const PictureParameters& pps,
+                             const NearestExtension& nearest, Frame& frame, int threads)
     : threads_(threads) {
-  const PictureTools& tools = state.tools = picture_tools(sps, pps);
+  state.tools = picture_tools(sps, pps);
+  state.tools.nearest_variant = nearest.variant;
+  state.tools.nearest_threshold = nearest.threshold << (sps.bit_depth_luma - 8);
+  const PictureTools& tools = state.tools;
   state.intra = FLEXOR_KERNELS(intra_kernels);
   state.transform = FLEXOR_KERNELS(transform_kernels);
   state.loop_filter = FLEXOR_KERNELS(loop_filter_kernels);

@@ -14,7 +14,8 @@ SliceTools slice_tools(const SliceHeader& header, const PictureParameters& pps);
 class PictureMemory {
  public:
   // The parameter sets and the frame must outlive it.
-  PictureMemory(const SequenceParameters& sps, const PictureParameters& pps, Frame& frame, int threads);
+  PictureMemory(const SequenceParameters& sps, const PictureParameters& pps, const NearestExtension& nearest,
+                Frame& frame, int threads);
   virtual ~PictureMemory() = default;
   PictureMemory(const PictureMemory&) = delete;
   PictureMemory& operator=(const PictureMemory&) = delete;

@@ -50,6 +50,7 @@ struct PictureTools {
   bool strong_smoothing, no_smoothing;
   bool transquant_bypass, transform_skip, sign_hiding, qp_delta;
   bool transform_skip_rotation, transform_skip_context, implicit_rdpcm, cross_component, persistent_rice;
+  int nearest_variant, nearest_threshold;  // NearestExtension; the threshold for this bit depth
   bool bypass_alignment, extended_precision;
   int transform_range_log2[2];  // CoeffMinY is -2 to this power
   bool wavefront;

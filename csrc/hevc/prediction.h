@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a block may be predicted from, and the prediction (H.265 clauses 6.4.1, 8.4.2, 8.4.4.2): shared by all that
-// decode or encode slice data.
+// What a block may be predicted from, and the prediction (H.265 clauses 6.4.1, 8.4.2, 8.4.4.2; the nearest-neighbour
+// extension: docs/hevc_nearest.md): shared by all that decode or encode slice data.
 #pragma once
 #include <cstring>
 
+#include "hevc/nearest_extension.h"
 #include "hevc/picture_state.h"
+#include "intra/intra_angles.h"
 
 namespace flexor::FLEXOR_ISA {
 
@@ -129,6 +131,9 @@ inline int chroma_qp(const PictureTools& tools, int qp_luma, int offset) {
   return qp + tools.qp_bd_offset[1];
 }
 
+// Whether a mode's direction meets samples between two: all angles but 0, 32 and -32.
+inline bool is_fractional(int mode) { return mode > 2 && mode < 34 && mode != 10 && mode != 18 && mode != 26; }
+
 // The neighbours of one block, plain and smoothed.
 class BlockBorder {
  public:
@@ -139,6 +144,8 @@ class BlockBorder {
 
  private:
   const uint16_t* for_mode(const PictureState& picture, int mode);
+  void predict_by_sad(const PictureState& picture, uint16_t* block, ptrdiff_t stride, const uint16_t* border, int mode);
+  void predict_by_boundary(uint16_t* block, ptrdiff_t stride, const uint16_t* border, int mode, int threshold) const;
 
   int component_ = 0, log2_size_ = 0;
   bool smoothed_ = false;
@@ -220,13 +227,63 @@ inline const uint16_t* BlockBorder::for_mode(const PictureState& picture, int mo
   return smoothed;
 }
 
+// Implicit variant: nearest where a block's two predictions differ by more than threshold / 16 a sample.
+inline void BlockBorder::predict_by_sad(const PictureState& picture, uint16_t* block, ptrdiff_t stride,
+                                        const uint16_t* border, int mode) {
+  const int n = 1 << log2_size_, bit_depth = picture.tools.bit_depth[component_ != 0];
+  alignas(64) uint16_t nearest[32 * 32];
+  picture.intra.predict(block, stride, border, log2_size_, mode, false, false, bit_depth);
+  picture.intra.predict(nearest, n, border, log2_size_, mode, true, false, bit_depth);
+  int sum = 0;
+  for (int y = 0; y < n; ++y) {
+    for (int x = 0; x < n; ++x) {
+      const int difference = nearest[y * n + x] - block[y * stride + x];
+      sum += difference < 0 ? -difference : difference;
+    }
+  }
+  if (16 * sum <= picture.tools.nearest_threshold * n * n) return;
+  for (int y = 0; y < n; ++y) memcpy(block + y * stride, nearest + y * n, sizeof(uint16_t) * static_cast<size_t>(n));
+}
+
+// Implicit variant: nearest where the two samples that a direction meets differ by more than the threshold.
+inline void BlockBorder::predict_by_boundary(uint16_t* block, ptrdiff_t stride, const uint16_t* border, int mode,
+                                             int threshold) const {
+  const int n = 1 << log2_size_, angle = kIntraAngles[mode];
+  const bool vertical = mode >= kFirstVerticalMode;
+  const int along = vertical ? 1 : -1;  // the main side in the border line, from the corner
+  const uint16_t* const corner = border + 2 * n;
+  int line[3 * 32 + 1];
+  int* const reference = line + 32;
+  for (int i = 0; i <= 2 * n; ++i) reference[i] = corner[along * i];
+  if (angle < 0) {
+    const int inverse = kIntraInverseAngles[mode - 11];
+    for (int i = -1; i >= n * angle >> 5; --i) reference[i] = corner[-along * ((-i * inverse + 128) >> 8)];
+  }
+  for (int y = 0; y < n; ++y) {
+    const int whole = (y + 1) * angle >> 5, part = (y + 1) * angle & 31;
+    for (int x = 0; x < n; ++x) {
+      const int a = reference[x + whole + 1], b = part != 0 ? reference[x + whole + 2] : a;
+      const int gap = a < b ? b - a : a - b;
+      const int value = gap > threshold ? (part >= 16 ? b : a) : ((32 - part) * a + part * b + 16) >> 5;
+      block[vertical ? y * stride + x : x * stride + y] = static_cast<uint16_t>(value);
+    }
+  }
+}
+
+// nearest: the block's intra_nearest_flag, in streams that have it.
 inline void BlockBorder::predict(const PictureState& picture, uint16_t* block, ptrdiff_t stride, int mode, bool nearest,
                                  bool lossless) {
+  const PictureTools& tools = picture.tools;
   const bool chroma = component_ != 0;
-  const bool unfiltered_edge = mode != kIntraDc && picture.tools.implicit_rdpcm && lossless;
+  const uint16_t* const border = for_mode(picture, mode);
+  if (__builtin_expect(tools.nearest_variant >= NearestExtension::kSad, 0) && is_fractional(mode)) {
+    if (tools.nearest_variant == NearestExtension::kSad) return predict_by_sad(picture, block, stride, border, mode);
+    return predict_by_boundary(block, stride, border, mode, tools.nearest_threshold);
+  }
+  const bool unfiltered_edge = mode != kIntraDc && tools.implicit_rdpcm && lossless;
   const bool edge_filter = !chroma && log2_size_ < 5 && !unfiltered_edge;
-  picture.intra.predict(block, stride, for_mode(picture, mode), log2_size_, mode, nearest, edge_filter,
-                        picture.tools.bit_depth[chroma]);
+  picture.intra.predict(block, stride, border, log2_size_, mode, nearest && is_fractional(mode), edge_filter,
+                        tools.bit_depth[chroma]);
 }
 
 }  // namespace flexor::FLEXOR_ISA

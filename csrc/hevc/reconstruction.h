@@ -5,10 +5,10 @@
 
 namespace flexor::FLEXOR_ISA {
 
-inline void SliceDecoder::predict(int component, int x, int y, int log2_size, int mode) {
+inline void SliceDecoder::predict(int component, int x, int y, int log2_size, int mode, bool nearest) {
   const ptrdiff_t stride = picture_.stride[component];
   border_.read(picture_, ctb_, component, x, y, log2_size);
-  border_.predict(picture_, picture_.samples[component] + y * stride + x, stride, mode, false, bypass_);
+  border_.predict(picture_, picture_.samples[component] + y * stride + x, stride, mode, nearest, bypass_);
 }
 
 // The residual of a block, parsed if it is coded, with `scale` eighths of the luma residual added. Returns what was

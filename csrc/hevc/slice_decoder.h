@@ -44,7 +44,7 @@ class SliceDecoder {
   void set_qp(int delta);
 
   // reconstruction.h
-  void predict(int component, int x, int y, int log2_size, int mode);
+  void predict(int component, int x, int y, int log2_size, int mode, bool nearest);
   void reconstruct(int component, int x, int y, int log2_size, int mode, bool coded, int scale);
   int residual(int component, int log2_size, int mode, bool coded, int scale);
 
@@ -83,6 +83,7 @@ class SliceDecoder {
   int scaled_qp_[3] = {};  // Qp'Y, Qp'Cb, Qp'Cr
   bool bypass_ = false, nxn_ = false;
   int luma_modes_[4] = {}, chroma_modes_[4] = {};
+  bool nearest_[4] = {};           // intra_nearest_flag
   bool chroma_from_luma_[4] = {};  // intra_chroma_pred_mode equal to 4
   bool error_ = false;
 

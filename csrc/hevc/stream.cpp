@@ -5,6 +5,7 @@
 #include <atomic>
 #include <new>
 
+#include "hevc/nearest.h"
 #include "hevc/picture_decoder.h"
 #include "hevc/threads.h"
 
@@ -104,10 +105,14 @@ void StreamDecoder::read_unit(const RawNal& raw) {
 
 void StreamDecoder::dispatch(NalUnit& nal, SyntaxTrace* trace) {
   if (nal.nuh_layer_id > 0) return;  // enhancement layers
+  const bool nearest = nal.nal_unit_type == kNalNearestSlice && nearest_.variant != NearestExtension::kOff;
+  if (nearest) nal.nal_unit_type = kNalIdrNLp;
   const int type = nal.nal_unit_type;
   if (begins_access_unit(type) || type == kNalEos || type == kNalEob) finish_picture();
   if (is_slice(type)) {
-    read_slice(nal, trace);
+    read_slice(nal, nearest, trace);
+  } else if (type == kNalNearestParameters) {
+    read_nearest(nal);
   } else if (type == kNalVps || type == kNalSps || type == kNalPps) {
     picture_announced_ = true;
     read_parameter_set(nal, trace);
@@ -175,7 +180,15 @@ bool StreamDecoder::continues(const NalUnit& nal, const SliceHeader& header, con
          header.slice_pic_order_cnt_lsb == now.previous.slice_pic_order_cnt_lsb;
 }
 
-void StreamDecoder::read_slice(NalUnit& nal, SyntaxTrace* trace) {
+void StreamDecoder::read_nearest(const NalUnit& nal) {
+  try {
+    if (parse_nearest(nal.rbsp, nearest_)) picture_announced_ = true;
+  } catch (const StreamError& error) { report(error.what()); } catch (const Unsupported& error) {
+    report(error.what(), true);
+  }
+}
+
+void StreamDecoder::read_slice(NalUnit& nal, bool nearest, SyntaxTrace* trace) {
   picture_announced_ = false;
   slice_dropped_ = true;
   BitReader reader(nal.rbsp.data(), nal.rbsp.size(), trace);
@@ -194,6 +207,7 @@ void StreamDecoder::read_slice(NalUnit& nal, SyntaxTrace* trace) {
       finish_picture();
       if (stopped_) return;
       begin_picture(nal, header, parameters);
+      if (nearest) gathered_->picture->coded.nearest = nearest_;
     }
     add_segment(nal, header, reader.position() / 8, offsets);
     slice_dropped_ = false;

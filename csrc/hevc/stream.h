@@ -44,8 +44,8 @@ class StreamDecoder {
 
   // A container's parameter sets, each a NAL unit.
   void add_parameter_sets(const std::vector<RawNal>& units);
-  // Decodes the pictures that have become complete; not prompt: once there is one for every thread. finish() decodes the
-  // rest. They throw std::bad_alloc.
+  // Decodes the pictures that have become complete; not prompt: once there is one for every thread. finish() decodes
+  // the rest. They throw std::bad_alloc.
   void feed(const uint8_t* data, size_t size, bool prompt);
   void finish();
 
@@ -76,7 +76,8 @@ class StreamDecoder {
   void dispatch(NalUnit& nal, SyntaxTrace* trace);
   void read_parameter_set(NalUnit& nal, SyntaxTrace* trace);
   void read_sei(const NalUnit& nal, SyntaxTrace* trace);
-  void read_slice(NalUnit& nal, SyntaxTrace* trace);
+  void read_slice(NalUnit& nal, bool nearest, SyntaxTrace* trace);
+  void read_nearest(const NalUnit& nal);
   Parameters find_parameters(int pps_id);
   bool continues(const NalUnit& nal, const SliceHeader& header, const Parameters& parameters) const;
   void begin_picture(const NalUnit& nal, const SliceHeader& header, const Parameters& parameters);
@@ -93,6 +94,7 @@ class StreamDecoder {
   Parameters active_;
   std::unique_ptr<Gathered> gathered_;
   std::vector<PictureHash> prefix_hashes_;
+  NearestExtension nearest_;  // as the stream's parameter set last said
   OutputOrder order_;
   std::vector<std::shared_ptr<OutputPicture>> batch_;  // complete, to be decoded
 

@@ -133,6 +133,10 @@ void SyntaxWriter<Coder>::luma_modes(int x, int y, int log2_size, bool nxn) {
       for (int candidate : candidates[part]) coded -= modes[part] > candidate;
       coder_.bypass(static_cast<uint32_t>(coded), 5);
     }
+    if (tools_.nearest_variant == NearestExtension::kExplicit && is_fractional(modes[part])) {
+      const int part_x = x + ((part & 1) << part_log2), part_y = y + ((part >> 1) << part_log2);
+      coder_.bin(kNearestFlag, state_.nearest[(part_y >> 2) * picture_.units_stride + (part_x >> 2)]);
+    }
   }
 }
 
@@ -215,7 +219,7 @@ void SyntaxWriter<Coder>::transform_unit(int x, int y, int x_base, int y_base, i
   }
   if (tools_.chroma == 0) return;
   if (tools_.chroma == 3 || log2_size > 2) {
-    const int mode = derive_chroma_mode(tools_, state_.chroma_coded[place], tools_.chroma == 3 ? luma : luma);
+    const int mode = derive_chroma_mode(tools_, state_.chroma_coded[place], luma);
     chroma_residual(x, y, tools_.chroma == 3 ? log2_size : log2_size - 1, unit, mode);
   } else if (x != x_base && y != y_base) {
     const ptrdiff_t base = (y_base >> 2) * picture_.units_stride + (x_base >> 2);
@@ -376,7 +380,7 @@ void SyntaxWriter<Coder>::residual(const int16_t* levels, ptrdiff_t stride, int 
     int rice = 0;
     for (int k = 0; k < total; ++k) {
       const int size = found[k] < 0 ? -found[k] : found[k];
-      const int base = k >= 8 ? 1 : k == first_greater ? 3 : first_greater < 0 || k < first_greater ? 2 : 2;
+      const int base = k >= 8 ? 1 : k == first_greater ? 3 : 2;
       if (size < base) continue;
       write_remaining(coder_, size - base, rice);
       if (size > 3 << rice) rice = smaller(rice + 1, 4);

@@ -47,7 +47,7 @@ inline void SliceDecoder::transform_unit(int x, int y, int x_base, int y_base, i
     if (slice_.chroma_qp_offsets && (cbf_cb || cbf_cr) && !bypass_ && !chroma_qp_offset_coded_) chroma_qp_offset();
   }
   const int mode = luma_modes_[nxn_ ? part : 0];
-  predict(0, x, y, log2_size, mode);
+  predict(0, x, y, log2_size, mode, nearest_[nxn_ ? part : 0]);
   reconstruct(0, x, y, log2_size, mode, cbf_luma, 0);
   if (tools.chroma == 0) return;
 
@@ -79,7 +79,8 @@ inline void SliceDecoder::transform_unit(int x, int y, int x_base, int y_base, i
     }
     for (int block = 0; block < (tools.chroma == 2 ? 2 : 1); ++block) {
       const int block_y = chroma_y + (block << chroma_log2);
-      predict(component, chroma_x, block_y, chroma_log2, chroma_mode_here);
+      predict(component, chroma_x, block_y, chroma_log2, chroma_mode_here,
+              nearest_[chroma_part] && chroma_from_luma_[chroma_part]);
       reconstruct(component, chroma_x, block_y, chroma_log2, chroma_mode_here, (cbf >> block) & 1, scale);
     }
   }
