@@ -44,9 +44,10 @@ def _import_av(name: str) -> Any:
 def _choose_stream(name: str, container: Any) -> Any:
     """The default one (a still's primary item) of the HEVC streams."""
     streams = list(container.streams.video)
-    hevc = [stream for stream in streams if stream.codec_context.name == "hevc"]
+    names = [stream.codec_context.name if stream.codec_context else "an unknown codec" for stream in streams]
+    hevc = [stream for stream, codec in zip(streams, names, strict=True) if codec == "hevc"]
     if not hevc:
-        others = ", ".join(stream.codec_context.name for stream in streams) or "no video"
+        others = ", ".join(names) or "no video"
         raise HevcError(f"{name} holds {others}, not HEVC")
     return next((stream for stream in hevc if int(stream.disposition) & 1), hevc[0])
 
