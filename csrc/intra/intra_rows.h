@@ -11,9 +11,16 @@ constexpr int row_width = N < 8                  ? 8
                           : N < kLanes<uint16_t> ? N
                                                  : kLanes<uint16_t>;
 
-template <int N, class V>
-FLEXOR_INLINE void store_row(uint16_t* row, V samples) {
-  __builtin_memcpy(row, &samples, sizeof(V) < N * sizeof(uint16_t) ? sizeof(V) : N * sizeof(uint16_t));
+// The first N samples of a vector of 16-bit ones, if it has more.
+template <int N, int W, class Sample>
+FLEXOR_INLINE void store_row(Sample* row, Vec<uint16_t, W> samples) {
+  constexpr int kCount = W < N ? W : N;
+  if constexpr (sizeof(Sample) == 2) {
+    __builtin_memcpy(row, &samples, kCount * sizeof(Sample));
+  } else {
+    const Vec<Sample, W> converted = __builtin_convertvector(samples, Vec<Sample, W>);
+    __builtin_memcpy(row, &converted, kCount * sizeof(Sample));
+  }
 }
 
 // 0, 1, 2, ...
@@ -129,11 +136,15 @@ template <int W>
 struct Columns {
   using V = Vec<int16_t, W>;
   V whole, part;
+  int spare;  // how much farther than its first and last column it may read
 
-  FLEXOR_INLINE Columns(int x, int angle) {
-    const V place = (count<V>() + static_cast<int16_t>(x + 1)) * static_cast<int16_t>(angle);
-    whole = place >> 5;
-    part = place & 31;
+  FLEXOR_INLINE Columns(int x, int angle) : Columns(count<V>() + static_cast<int16_t>(x + 1), angle, 0) {}
+
+  // Columns 0 to 3 of a row, and of the row below, which reads a sample further on.
+  static FLEXOR_INLINE Columns twice_4(int angle) {
+    Columns columns((count<V>() & 3) + int16_t{1}, angle, 1);
+    columns.whole += count<V>() >> 2;
+    return columns;
   }
 
   // next: -1 or 1 where the second of the two is wanted, else 0.
@@ -144,7 +155,7 @@ struct Columns {
     V base;
     for (int p = 0; p < W / kPiece; ++p) {
       const int first = index[p * kPiece], last = index[p * kPiece + kPiece - 1];
-      const int farthest = first < last ? last : first;
+      const int farthest = larger(first, last) + spare;
       w.offset[p] = -1 - farthest;
       for (int i = 0; i < kPiece; ++i) base[p * kPiece + i] = static_cast<int16_t>(farthest);
     }
@@ -153,6 +164,13 @@ struct Columns {
     w.control = w.control * uint16_t{0x0202} + uint16_t{0x0100};
 #endif
     return w;
+  }
+
+ private:
+  FLEXOR_INLINE Columns(V column, int angle, int spare_samples) : spare(spare_samples) {
+    const V place = column * static_cast<int16_t>(angle);
+    whole = place >> 5;
+    part = place & 31;
   }
 };
 
