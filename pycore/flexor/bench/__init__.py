@@ -16,7 +16,7 @@ from types import ModuleType
 from . import machine
 from .contest import Contest, Record, run
 
-FAMILIES = ("deform", "warp", "dynamic", "match", "grid", "sparse")
+FAMILIES = ("deform", "warp", "dynamic", "match", "grid", "sparse", "hevc")
 
 
 def family_module(family: str) -> ModuleType:
@@ -30,17 +30,17 @@ def measure(
     family: str,
     everything: bool = False,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
-    scans: Sequence[str] = (),
+    inputs: Sequence[str] = (),
 ) -> dict:
     """Runs a family: its main shapes, or everything it has.
 
     Args:
         progress: called with what runs now, how many steps are done, and how many there are.
-        scans: of the sparse family, see `flexor.bench.sparse.contests`.
+        inputs: files of the families that take some, see `contests` of `flexor.bench.sparse` and `.hevc`.
     Returns: a JSON-able dict {"family", "machine", "contests": [...], and the family's extras}.
     """
     module = family_module(family)
-    contests: list[Contest] = module.contests(everything, *([scans] if scans else []))
+    contests: list[Contest] = module.contests(everything, *([inputs] if inputs else []))
     extras: dict[str, Callable[[], object]] = module.extras()
     total = len(contests) + len(extras)
     found: dict = {"family": family, "machine": machine.describe(), "contests": []}

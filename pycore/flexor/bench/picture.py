@@ -12,7 +12,7 @@ COLORS = {
     "torchvision": "#3b6fb6", "onnxruntime": "#e08a2e", "grid_sample": "#5a9e6f",
     "published": "#3b6fb6", "matmul": "#e08a2e", "grouped conv2d": "#3b6fb6", "conv2d a sample": "#e08a2e",
     "spconv": "#3b6fb6", "SparseConvNet": "#e08a2e", "gather-mm-add": "#5a9e6f", "Open3D": "#b65a8a",
-    "F.conv2d": "#9a9a9a",
+    "F.conv2d": "#9a9a9a", "ffmpeg": "#3b6fb6", "libde265": "#e08a2e",
 }  # fmt: skip
 LABELS = {
     "F.conv2d": "F.conv2d (static, same shape)",
@@ -22,13 +22,14 @@ LABELS = {
     "conv2d a sample": "F.conv2d sample by sample",
     "gather-mm-add": "PyTorch: gather, matrix product, add",
 }
-BATCHES = {"dynamic": (8,), "match": (1, 8), "grid": (1, 200, 1024)}  # of other families 1
+BATCHES = {"dynamic": (8,), "match": (1, 8), "grid": (1, 200, 1024), "hevc": (4,)}  # of other families 1
+DTYPES = {"hevc": ("uint8", "uint16")}  # of other families float32
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 FORMATS = (".svg", ".png", ".pdf")
 
 
 def draw(results: dict, path: Path) -> None:
-    """Draws one-thread, float32 results; the suffix of `path` names the format (svg, png, pdf).
+    """Draws one-thread results, float32 where there are any; the suffix of `path` names the format (svg, png, pdf).
 
     Raises: ImportError without matplotlib, ValueError for another suffix.
     """
@@ -39,19 +40,22 @@ def draw(results: dict, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    batches = BATCHES.get(results["family"], (1,))
-    others = {r["direction"] for r in results["contests"]}
-    second = next((direction for direction in (BACKWARD, BUILD) if direction in others), TRAINING)
-    panels = [_bars(results["contests"], direction, batches) for direction in (FORWARD, second)]
+    batches, dtypes = BATCHES.get(results["family"], (1,)), DTYPES.get(results["family"], ("float32",))
+    held = list(dict.fromkeys(r["direction"] for r in results["contests"]))
+    second = next((direction for direction in (BACKWARD, BUILD) if direction in held), TRAINING)
+    directions = [FORWARD, second] if FORWARD in held else held
+    panels = [_bars(results["contests"], direction, batches, dtypes) for direction in directions]
     with matplotlib.rc_context({"svg.hashsalt": "flexor", "font.size": 8}):
         height = 1.8 + 0.14 * max(map(len, panels)) + 0.1 * max(len({bar[0] for bar in bars}) for bars in panels)
-        figure, axes = plt.subplots(1, 2, figsize=(11, height), sharex=True)
-        for axis, title, bars in zip(axes, (FORWARD, second), panels, strict=True):
+        figure, axes = plt.subplots(1, len(panels), figsize=(11, height), sharex=True, squeeze=False)
+        axes = axes[0]
+        for axis, title, bars in zip(axes, directions, panels, strict=True):
             _draw_panel(axis, title, bars)
         _set_scale(axes[0], [ratio for bars in panels for _, _, ratio in bars])
         figure.suptitle(
             f"How many times faster flexor is than each peer: one thread of {results['machine']['cpu']}, "
-            f"{results['machine']['isa']}, float32" + (f", batch {batches[0]}" if len(batches) == 1 else "")
+            f"{results['machine']['isa']}, {' and '.join(dtypes)}"
+            + (f", batch {batches[0]}" if len(batches) == 1 else "")
         )
         used = [peer for peer in COLORS if any(bar[1] == peer for bars in panels for bar in bars)]
         patches = [matplotlib.patches.Patch(color=COLORS[peer], label=LABELS.get(peer, peer)) for peer in used]
@@ -62,13 +66,15 @@ def draw(results: dict, path: Path) -> None:
         plt.close(figure)
 
 
-def _bars(contests: list[Record], direction: str, batches: tuple[int, ...]) -> list[tuple[str, str, float]]:
+def _bars(
+    contests: list[Record], direction: str, batches: tuple[int, ...], dtypes: tuple[str, ...]
+) -> list[tuple[str, str, float]]:
     """(shape, peer, median ratio) of the plain contests of a direction."""
-    plain = ("float32", "contiguous", 1, direction)
+    plain = ("contiguous", 1, direction)
     records = [
         r
         for r in contests
-        if (r["dtype"], r["layout"], r["threads"], r["direction"]) == plain and r["batch"] in batches
+        if (r["layout"], r["threads"], r["direction"]) == plain and r["batch"] in batches and r["dtype"] in dtypes
     ]
     several_ops = len({r["op"] for r in records}) > 1
 

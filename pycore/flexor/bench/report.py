@@ -19,7 +19,13 @@ def markdown(results: dict, everything: bool = True) -> str:
     if results["family"] == "deform":
         parts += [deform_goals(results), side_goals(results)]
     else:
-        parts += [goal_table(results), peer_table(results), *gain_tables(results), memory_table(results)]
+        parts += [
+            decoder_line(results),
+            goal_table(results),
+            peer_table(results),
+            *gain_tables(results),
+            memory_table(results),
+        ]
     if everything:
         tables = [f"#### {title}\n\n{table}" for title, table in time_tables(results)]
         parts += ["<details><summary>Every time measured</summary>", *tables, skipped_list(results["contests"])]
@@ -37,6 +43,12 @@ def machine_line(machine: dict) -> str:
         "Contestants run in turn in one process; one thread is timed in process CPU time, more threads in "
         "wall-clock time; a ratio is the median over rounds of the ratio of two times in the same round."
     )
+
+
+def decoder_line(results: dict) -> str:
+    """Versions of the decoders that took part."""
+    decoders: dict[str, str] = results.get("decoders", {})
+    return f"Decoders: {', '.join(f'{name} {version}' for name, version in decoders.items())}." if decoders else ""
 
 
 def goal_table(results: dict) -> str:

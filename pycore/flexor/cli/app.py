@@ -122,12 +122,15 @@ def align(
 
 @app.command()
 def bench(
-    family: Annotated[str, typer.Argument(help="deform, warp, dynamic, match, grid or sparse.")] = "deform",
+    family: Annotated[str, typer.Argument(help="deform, warp, dynamic, match, grid, sparse or hevc.")] = "deform",
     as_json: Annotated[Path | None, typer.Option("--json", help="Also write every number to this file.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the result, .svg or .png.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every shape, batch, type and layout: minutes.")] = False,
     scan: Annotated[
         list[str] | None, typer.Option(help="For sparse: also on this scan, PATH or PATH@VOXEL in metres; repeatable.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="For hevc: also this picture, cut or mirrored to 1920x1080; repeatable.")
     ] = None,
 ) -> None:
     """Time flexor's kernels against their peers on this machine; an absent peer is skipped by name.
@@ -137,6 +140,7 @@ def bench(
     - flexor bench deform
     - flexor bench deform --all --json deform.json --picture deform.svg
     - flexor bench sparse --scan sweep.bin@0.05
+    - flexor bench hevc --image screen.png
 
     Ratios compare runs that took turns in this one process; every result is checked after its timing.
     """
@@ -149,7 +153,9 @@ def bench(
         fail(f"bench: family must be one of {', '.join(FAMILIES)}, got {family}")
     if scan and family != "sparse":
         fail(f"bench: --scan is for the family sparse, got {family}")
+    if image and family != "hevc":
+        fail(f"bench: --image is for the family hevc, got {family}")
     try:
-        run(family, as_json, picture, everything, Console(), scan or ())
+        run(family, as_json, picture, everything, Console(), scan or [str(path) for path in image or ()])
     except (AssertionError, OSError, ValueError) as error:
         fail(f"bench {family}: {error}")

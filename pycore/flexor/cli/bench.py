@@ -41,7 +41,7 @@ def run(
     picture_file: Path | None,
     everything: bool,
     console: Console,
-    scans: Sequence[str] = (),
+    inputs: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measures `family`, prints its tables, and writes the files that were asked for.
 
@@ -52,7 +52,7 @@ def run(
         raise ValueError(f"--picture must end in one of {', '.join(picture.FORMATS)}, got {picture_file.name}")
     for file in filter(None, (json, picture_file)):
         file.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work
-    results = _measure(family, everything, console, scans)
+    results = _measure(family, everything, console, inputs)
     console.print(report.machine_line(results["machine"]), style="dim")
     for table in tables(results):
         console.print(table)
@@ -138,7 +138,7 @@ def _remarks(results: dict[str, Any]) -> list[str]:
     return remarks
 
 
-def _measure(family: str, everything: bool, console: Console, scans: Sequence[str]) -> dict[str, Any]:
+def _measure(family: str, everything: bool, console: Console, inputs: Sequence[str]) -> dict[str, Any]:
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=None)
@@ -146,4 +146,4 @@ def _measure(family: str, everything: bool, console: Console, scans: Sequence[st
         def progress(name: str, done: int, total: int) -> None:
             bar.update(task, description=name, completed=done, total=total)
 
-        return bench.measure(family, everything, progress, scans)
+        return bench.measure(family, everything, progress, inputs)
