@@ -190,7 +190,9 @@ def time_tables(results: dict) -> Iterator[tuple[str, str]]:
             "GB/s",
             "largest error",
         ]
-        yield f"{title} (median)", _table(head, [_time_row(r, names, ceiling) for r in records])
+        rows = [_time_row(r, names, ceiling) for r in records]
+        told = [i for i in range(len(head)) if any(row[i] != "-" for row in rows)]
+        yield f"{title} (median)", _table([head[i] for i in told], [[row[i] for i in told] for row in rows])
 
 
 def skipped_list(contests: Sequence[Record]) -> str:
