@@ -2,6 +2,7 @@
 #include "hevc/output_picture.h"
 
 #include <cstring>
+#include <utility>
 
 #include "hevc/loop_filter.h"
 #include "hevc/picture_decoder.h"
@@ -19,6 +20,8 @@ const char* hash_name(HashMethod method) {
 
 void verify_hashes(OutputPicture& picture, const Frame& frame, int threads) {
   static constexpr const char* kPlanes[] = {"luma", "Cb", "Cr"};
+  Digest by_method[3][3];  // a hostile stream may repeat its SEI a thousand times: each is computed once
+  bool computed[3] = {};
   for (const PictureHash& hash : picture.hashes) {
     picture.verified = hash_name(hash.method);
     if (hash.planes != frame.plane_count) {
@@ -26,11 +29,13 @@ void verify_hashes(OutputPicture& picture, const Frame& frame, int threads) {
                          " planes, the picture has " + std::to_string(frame.plane_count));
       continue;
     }
-    Digest digests[3];
-    run_tasks(threads, frame.plane_count, [&](int plane) {
-      const int bit_depth = plane == 0 ? picture.sps->bit_depth_luma : picture.sps->bit_depth_chroma;
-      digests[plane] = hash_plane(hash.method, frame.planes[plane], bit_depth);
-    });
+    Digest* const digests = by_method[static_cast<int>(hash.method)];
+    if (!std::exchange(computed[static_cast<int>(hash.method)], true)) {
+      run_tasks(threads, frame.plane_count, [&](int plane) {
+        const int bit_depth = plane == 0 ? picture.sps->bit_depth_luma : picture.sps->bit_depth_chroma;
+        digests[plane] = hash_plane(hash.method, frame.planes[plane], bit_depth);
+      });
+    }
     for (int plane = 0; plane < frame.plane_count; ++plane)
       if (std::memcmp(digests[plane].data(), hash.digest[plane], static_cast<size_t>(digest_bytes(hash.method))) != 0)
         picture.add_damage(std::string("the ") + kPlanes[plane] + " samples do not match the stream's " +
