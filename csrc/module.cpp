@@ -15,6 +15,7 @@ namespace flexor {
 void register_deform(py::module_& m);
 void register_grid(py::module_& m);
 void register_hevc(py::module_& m);
+void register_hevc_encoder(py::module_& m);
 void register_hevc_kernels(py::module_& m);
 void register_intra_predict(py::module_& m);
 void register_intra_search(py::module_& m);
@@ -47,6 +48,7 @@ PYBIND11_MODULE(_C, m) {
   register_deform(m);
   register_grid(m);
   register_hevc(m);
+  register_hevc_encoder(m);
   register_hevc_kernels(m);
   register_intra_predict(m);
   register_intra_search(m);

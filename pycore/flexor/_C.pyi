@@ -253,3 +253,23 @@ class HevcDecoder:
     def units(self) -> list[dict[str, Any]]: ...
 
 def hevc_length_size(record: Any) -> int: ...
+
+class HevcEncoder:
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        chroma_format: int,
+        bit_depth: int,
+        qp: int,
+        lossless: bool,
+        preset: str,
+        nearest: str,
+        nearest_threshold: int,
+        hash: bool,
+        colour: tuple[int, int, int, int],
+        timing: tuple[int, int],
+    ) -> None: ...
+    def parameter_sets(self) -> bytes: ...
+    def encode(self, planes: Sequence[np.ndarray], threads: int) -> bytes: ...
+    def encode_many(self, pictures: Sequence[Sequence[np.ndarray]], threads: int) -> list[bytes]: ...

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HEVC (H.265) intra pictures: `decode` a file, feed a `Decoder`, `inspect` what a stream is made of."""
+"""HEVC (H.265) intra pictures: `encode` arrays, `decode` a file, `inspect` what a stream is made of."""
 
 from .decoder import Decoder, decode, iterate
+from .encode import Encoder, encode
 from .errors import HevcError, HevcUnsupported
 from .inspection import Inspection, Unit, inspect
 from .picture import Colour, Picture
@@ -9,12 +10,14 @@ from .picture import Colour, Picture
 __all__ = [
     "Colour",
     "Decoder",
+    "Encoder",
     "HevcError",
     "HevcUnsupported",
     "Inspection",
     "Picture",
     "Unit",
     "decode",
+    "encode",
     "inspect",
     "iterate",
 ]

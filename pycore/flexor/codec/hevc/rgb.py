@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the planes of a picture to RGB (H.273 clause 8.3)."""
+"""Between the planes of a picture and RGB (H.273 clause 8.3)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .errors import HevcUnsupported
 
 if TYPE_CHECKING:
-    from .picture import Picture, Plane
+    from .picture import Colour, Picture, Plane
 
 F = NDArray[np.float32]
 
@@ -59,17 +59,24 @@ def to_rgb(picture: Picture) -> Plane:
 
 def _luma(picture: Picture, plane: Plane, bit_depth: int) -> F:
     """To 0 .. 1."""
-    if picture.colour.full_range:
-        return plane * np.float32(1 / ((1 << bit_depth) - 1))
-    step = 1 << (bit_depth - 8)
-    return (plane - np.float32(16 * step)) * np.float32(1 / (219 * step))
+    black, span = _luma_range(picture.colour, bit_depth)
+    return (plane - np.float32(black)) * np.float32(1 / span)
 
 
 def _chroma(picture: Picture, plane: Plane) -> F:
     """To -0.5 .. 0.5."""
-    depth = picture.bit_depth_chroma
-    scale = (1 << depth) - 1 if picture.colour.full_range else 224 << (depth - 8)
-    return (plane - np.float32(1 << (depth - 1))) * np.float32(1 / scale)
+    middle, span = _chroma_range(picture.colour, picture.bit_depth_chroma)
+    return (plane - np.float32(middle)) * np.float32(1 / span)
+
+
+def _luma_range(colour: Colour, bit_depth: int) -> tuple[int, int]:
+    """The samples of 0, and how many there are up to 1."""
+    return (0, (1 << bit_depth) - 1) if colour.full_range else (16 << (bit_depth - 8), 219 << (bit_depth - 8))
+
+
+def _chroma_range(colour: Colour, bit_depth: int) -> tuple[int, int]:
+    """The sample of 0, and how many there are from -0.5 to 0.5."""
+    return 1 << (bit_depth - 1), (1 << bit_depth) - 1 if colour.full_range else 224 << (bit_depth - 8)
 
 
 def _upsample(picture: Picture, plane: F) -> F:
@@ -92,7 +99,53 @@ def _interpolate(rows: F, size: int, offset: float) -> F:
 
 def _quantise(picture: Picture, channels: list[F]) -> Plane:
     most = (1 << picture.bit_depth) - 1
-    out = np.empty((picture.height, picture.width, 3), np.uint8 if most == 255 else np.uint16)
-    for i, channel in enumerate(channels):
-        np.clip(channel * np.float32(most) + np.float32(0.5), 0, most, out=out[..., i], casting="unsafe")
-    return out
+    return np.stack([_samples(channel, 0, most, picture.bit_depth) for channel in channels], axis=-1)  # type: ignore[return-value]
+
+
+def _samples(values: F, zero: int, span: int, bit_depth: int) -> Plane:
+    """The nearest samples, `zero` for 0 and `span` more for 1."""
+    most = (1 << bit_depth) - 1
+    rounded = np.clip(values * np.float32(span) + np.float32(zero + 0.5), 0, most)
+    return rounded.astype(np.uint8 if bit_depth == 8 else np.uint16)
+
+
+def from_rgb(rgb: Plane, chroma: str, bit_depth: int, colour: Colour) -> list[Plane]:
+    """The planes of an (H, W, 3) image, uint8, or uint16 with values up to 2**bit_depth - 1.
+
+    Y = Kr R + (1 - Kr - Kb) G + Kb B,  Cb = (B - Y) / (2 (1 - Kb)),  Cr = (R - Y) / (2 (1 - Kr)), and G, B, R as they
+    are where the matrix is 0. Chroma of 4:2:0 and 4:2:2 is averaged where its samples lie by default: [1 2 1] / 4
+    across, [1 1] / 2 down.
+    """
+    if colour.matrix == 0:
+        return [from_grey(rgb[..., i], bit_depth, colour) for i in (1, 2, 0)]
+    kr, kb = LUMA_WEIGHTS[colour.matrix]
+    red, green, blue = (rgb[..., i] * np.float32(1 / _peak(rgb, bit_depth)) for i in range(3))
+    luma = np.float32(kr) * red + np.float32(1 - kr - kb) * green + np.float32(kb) * blue
+    planes = [_samples(luma, *_luma_range(colour, bit_depth), bit_depth)]
+    if chroma != "4:0:0":
+        for channel, weight in ((blue, kb), (red, kr)):
+            difference = _downsample((channel - luma) * np.float32(0.5 / (1 - weight)), chroma)
+            planes.append(_samples(difference, *_chroma_range(colour, bit_depth), bit_depth))
+    return planes
+
+
+def from_grey(grey: Plane, bit_depth: int, colour: Colour) -> Plane:
+    """The samples of luma, or of one colour where the matrix is 0."""
+    peak = _peak(grey, bit_depth)
+    black, span = _luma_range(colour, bit_depth)
+    if black == 0 and span == peak:
+        return grey
+    return _samples(grey * np.float32(1 / peak), black, span, bit_depth)
+
+
+def _peak(image: Plane, bit_depth: int) -> int:
+    return 255 if image.dtype == np.uint8 else (1 << bit_depth) - 1
+
+
+def _downsample(plane: F, chroma: str) -> F:
+    if chroma in ("4:2:0", "4:2:2"):
+        before = np.concatenate([plane[:, :1], plane[:, 1:-1:2]], axis=1)
+        plane = np.float32(0.25) * (before + plane[:, 1::2]) + np.float32(0.5) * plane[:, ::2]
+    if chroma == "4:2:0":
+        plane = np.float32(0.5) * (plane[::2] + plane[1::2])
+    return plane
