@@ -19,6 +19,7 @@ DOCUMENTS = {
     "dynamic": ((ROOT / "README.md", False), (ROOT / "docs" / "dynamic.md", True)),
     "match": ((ROOT / "README.md", False), (ROOT / "docs" / "match.md", True)),
     "grid": ((ROOT / "README.md", False), (ROOT / "docs" / "grid.md", True)),
+    "intra": ((ROOT / "README.md", False), (ROOT / "docs" / "intra.md", True)),
     "hevc": ((ROOT / "README.md", False), (ROOT / "docs" / "hevc.md", True)),
     "sparse": ((ROOT / "README.md", False), (ROOT / "docs" / "sparse.md", True)),
 }

@@ -16,7 +16,7 @@ from types import ModuleType
 from . import machine
 from .contest import Contest, Record, run
 
-FAMILIES = ("deform", "warp", "dynamic", "match", "grid", "sparse", "hevc")
+FAMILIES = ("deform", "warp", "dynamic", "match", "grid", "sparse", "intra", "hevc")
 
 
 def family_module(family: str) -> ModuleType:
