@@ -39,7 +39,7 @@ template <int L>
 struct Tc {
   Shorts<L> both, p, q;  // p, q: 0 on a side that is kept
 
-  Tc(const EdgeSegment* edges, int length)
+  FLEXOR_INLINE Tc(const EdgeSegment* edges, int length)
       : both(spread<L>(edges, length, [](const EdgeSegment& e) { return e.tc; })), p(both), q(both) {
     bool kept = false;
     for (int i = 0; i < L / length; ++i) kept |= edges[i].keep_p | edges[i].keep_q;
