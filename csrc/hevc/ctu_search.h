@@ -233,10 +233,10 @@ inline int CtuSearch::rough_modes(int x, int y, int log2_size, const int most_pr
   alignas(64) int16_t residual[32 * 32];
   border_.read(picture_, place_, 0, x, y, block_log2);
   const uint16_t* const original = state_.original[0] + y * state_.original_stride[0] + x;
-  for (int candidate = 0; candidate < 128; ++candidate) {
+  for (double& cost : costs) cost = 1e300;
+  const auto measure = [&](int candidate) {
     const int mode = candidate & kModeMask;
-    costs[candidate] = 1e300;
-    if (mode >= 35 || (candidate >= kNearest && !(with_nearest && is_fractional(mode)))) continue;
+    if (costs[candidate] < 1e299 || mode > 34) return;
     border_.predict(picture_, prediction, n, mode, candidate >= kNearest, state_.lossless);
     for (int row = 0; row < n; ++row) {
       for (int k = 0; k < n; ++k) {
@@ -246,7 +246,20 @@ inline int CtuSearch::rough_modes(int x, int y, int log2_size, const int most_pr
     }
     const bool probable = mode == most_probable[0] || mode == most_probable[1] || mode == most_probable[2];
     const double bits = (mode == most_probable[0] ? 2 : probable ? 3 : 6) + (candidate >= kNearest ? 1 : 0);
-    costs[candidate] = satd(residual, block_log2) + root * bits;
+    costs[candidate] = satd(residual, block_log2, tools_.bit_depth[0]) + root * bits;
+  };
+  if (state_.effort.coarse_modes) {
+    // Every fourth direction, then those beside the best.
+    for (int mode : {0, 1, 2, 6, 10, 14, 18, 22, 26, 30, 34}) measure(mode);
+    for (int i = 0; i < 3; ++i) measure(most_probable[i]);
+    for (int step : {2, 1}) {
+      int best = 2;
+      for (int mode = 3; mode < 35; ++mode) best = costs[mode] < costs[best] ? mode : best;
+      if (best - step >= 2) measure(best - step);
+      measure(best + step);
+    }
+  } else {
+    for (int mode = 0; mode < 35; ++mode) measure(mode);
   }
   int count = 0;
   while (count < wanted) {
@@ -262,6 +275,10 @@ inline int CtuSearch::rough_modes(int x, int y, int log2_size, const int most_pr
     bool there = false;
     for (int k = 0; k < count; ++k) there |= (modes[k] & kModeMask) == most_probable[i];
     if (!there) modes[count++] = most_probable[i];
+  }
+  // Each direction between samples is tried both ways.
+  for (int i = 0, angles = with_nearest ? count : 0; i < angles; ++i) {
+    if (is_fractional(modes[i])) modes[count++] = modes[i] | kNearest;
   }
   return count;
 }

@@ -28,6 +28,7 @@ struct SearchEffort {
   int split_candidates;                    // of these, tried with divided transform blocks
   int transform_depth;                     // how often a transform block may be divided
   int chroma_candidates;                   // 1: as luma; 5: all
+  bool coarse_modes;                       // not all directions are tried
   bool nxn, largest_block;                 // four 4x4 predictions; 64x64 blocks
   bool rate_distortion_levels;             // RDOQ
   double early_split;                      // undivided blocks cheaper than this many lambda a sample are not divided

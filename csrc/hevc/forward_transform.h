@@ -2,6 +2,9 @@
 // From residuals to coefficients: the transposes of the inverse transforms of H.265 clause 8.6.4.2, scaled so that a
 // coefficient is 2^(15 - bit depth - log2 n) times the orthonormal one.
 #pragma once
+#include <cstring>
+#include <utility>
+
 #include "hevc/encoder_state.h"
 #include "hevc/transform_reference.h"
 
@@ -57,48 +60,77 @@ inline void forward_skip(int16_t* coefficients, const int16_t* residual, int log
   for (int i = 0; i < 1 << (2 * log2_size); ++i) coefficients[i] = static_cast<int16_t>(residual[i] * (1 << shift));
 }
 
-// Sum of absolute values of the Hadamard transforms of the 8x8 (4x4) blocks of a residual, as HM scales it.
-template <int N>
-inline int hadamard(const int16_t* residual, ptrdiff_t stride) {
-  int32_t m[N][N];
-  for (int y = 0; y < N; ++y)
-    for (int x = 0; x < N; ++x) m[y][x] = residual[y * stride + x];
-  for (int step = 1; step < N; step *= 2) {
-    for (int y = 0; y < N; ++y) {
-      if (y & step) continue;
-      for (int x = 0; x < N; ++x) {
-        const int32_t a = m[y][x], b = m[y + step][x];
-        m[y][x] = a + b;
-        m[y + step][x] = a - b;
-      }
-    }
-  }
-  int32_t t[N][N];
-  for (int y = 0; y < N; ++y)
-    for (int x = 0; x < N; ++x) t[x][y] = m[y][x];
-  for (int step = 1; step < N; step *= 2) {
-    for (int y = 0; y < N; ++y) {
-      if (y & step) continue;
-      for (int x = 0; x < N; ++x) {
-        const int32_t a = t[y][x], b = t[y + step][x];
-        t[y][x] = a + b;
-        t[y + step][x] = a - b;
-      }
-    }
-  }
-  int32_t sum = 0;
-  for (int y = 0; y < N; ++y)
-    for (int x = 0; x < N; ++x) sum += t[y][x] < 0 ? -t[y][x] : t[y][x];
-  return N == 4 ? (sum + 1) >> 1 : (sum + 2) >> 2;
+// --- Sums of absolute Hadamard transforms -------------------------------------------------------------------------
+
+template <class T, int L>
+using Lanes __attribute__((vector_size(L * sizeof(T)))) = T;
+
+// A butterfly between the lanes that differ in bit kStep.
+template <int kStep, class V, int... I>
+inline V lane_butterfly(V v, const std::integer_sequence<int, I...>) {
+  const V swapped = __builtin_shufflevector(v, v, (I ^ kStep)...);
+  const V mask = {static_cast<decltype(v[0] + v[0])>(I & kStep ? -1 : 0)...};
+  return swapped + ((v ^ mask) - mask);
 }
 
+// kBlocks blocks of N x N that lie side by side; rows are vectors of N * kBlocks lanes.
+template <class T, int N, int kBlocks>
+inline int32_t hadamard(const int16_t* residual, ptrdiff_t stride) {
+  constexpr int L = N * kBlocks;
+  using V = Lanes<T, L>;
+  const auto lanes = std::make_integer_sequence<int, L>();
+  V rows[N];
+  for (int y = 0; y < N; ++y) {
+    if constexpr (sizeof(T) == 2) {
+      memcpy(&rows[y], residual + y * stride, sizeof(V));
+    } else {
+      Lanes<int16_t, L> narrow;
+      memcpy(&narrow, residual + y * stride, sizeof narrow);
+      rows[y] = __builtin_convertvector(narrow, V);
+    }
+  }
+  for (int step = 1; step < N; step *= 2) {
+    for (int y = 0; y < N; ++y) {
+      if (y & step) continue;
+      const V a = rows[y], b = rows[y + step];
+      rows[y] = a + b;
+      rows[y + step] = a - b;
+    }
+  }
+  Lanes<int32_t, L> sums = {};
+  for (int y = 0; y < N; ++y) {
+    V v = lane_butterfly<2>(lane_butterfly<1>(rows[y], lanes), lanes);
+    if constexpr (N == 8) v = lane_butterfly<4>(v, lanes);
+    v = v < 0 ? -v : v;
+    sums += __builtin_convertvector(v, decltype(sums));
+  }
+  int32_t total = 0;
+  for (int block = 0; block < kBlocks; ++block) {
+    int32_t sum = 0;
+    for (int i = 0; i < N; ++i) sum += sums[block * N + i];
+    total += N == 4 ? (sum + 1) >> 1 : (sum + 2) >> 2;
+  }
+  return total;
+}
+
+// As HM scales them. 16 bits hold the sums of residuals of 9.
+template <class T>
 inline int satd(const int16_t* residual, int log2_size) {
   const int n = 1 << log2_size;
-  if (n == 4) return hadamard<4>(residual, 4);
+  if (n == 4) return hadamard<T, 4, 1>(residual, 4);
   int sum = 0;
-  for (int y = 0; y < n; y += 8)
-    for (int x = 0; x < n; x += 8) sum += hadamard<8>(residual + y * n + x, n);
+  for (int y = 0; y < n; y += 8) {
+    if (n == 8) {
+      sum += hadamard<T, 8, 1>(residual, 8);
+    } else {
+      for (int x = 0; x < n; x += 16) sum += hadamard<T, 8, 2>(residual + y * n + x, n);
+    }
+  }
   return sum;
+}
+
+inline int satd(const int16_t* residual, int log2_size, int bit_depth) {
+  return bit_depth == 8 ? satd<int16_t>(residual, log2_size) : satd<int32_t>(residual, log2_size);
 }
 
 }  // namespace flexor::FLEXOR_ISA

@@ -86,9 +86,9 @@ NearestExtension nearest_of(const EncoderOptions& options) {
 
 SearchEffort effort_of(Preset preset) {
   switch (preset) {
-    case Preset::kFast: return {2, 1, 0, 0, 1, true, false, true, 0.04};
-    case Preset::kMedium: return {4, 2, 1, 1, 5, true, true, true, 0.02};
-    default: return {8, 4, 2, 2, 5, true, true, true, 0.005};
+    case Preset::kFast: return {1, 1, 0, 0, 1, true, true, false, false, 0.04};
+    case Preset::kMedium: return {4, 2, 1, 1, 5, false, true, true, true, 0.02};
+    default: return {8, 4, 2, 2, 5, false, true, true, true, 0.005};
   }
 }
 

@@ -87,6 +87,13 @@ inline int Quantizer::run(int16_t* levels, const int16_t* coefficients, int comp
   scale_ = kQuantScale[qp % 6];
   if (!state_.effort.rate_distortion_levels) return plain(levels, coefficients, count);
 
+  // Nothing that rounds to 1: nothing at all.
+  int largest = 0;
+  for (int i = 0; i < count; ++i) {
+    const int c = coefficients[i];
+    largest = larger(largest, c < 0 ? -c : c);
+  }
+  if (static_cast<int64_t>(largest) * scale_ + (int64_t{1} << (qbits_ - 1)) >> qbits_ == 0) return 0;
   lambda_ = state_.lambda / state_.chroma_weight[component];
   const double per_step = 1.0 / (scale_ * static_cast<double>(1 << transform_shift));
   to_error_ = per_step * per_step;
