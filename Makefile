@@ -66,6 +66,7 @@ bench: $(BENCH_VENV)/.built  ## Time against torchvision and onnxruntime into be
 docs: $(VENV)/.clips  ## Regenerate the pictures and tables of README.md and docs/ from real output
 	$(BIN)/flexor align --video "$$(cat $<)/$(DOCS_CLIP)" --frames $(DOCS_FRAMES) --out build/docs
 	$(BIN)/python docs/align_result.py build/docs
+	$(BIN)/python docs/hevc_result.py
 	$(BIN)/python bench/report.py --write
 
 wheel: $(VENV)/.built $(VENV)/.wheel  ## Build the wheel in wheelhouse/ and check that it is manylinux and small
