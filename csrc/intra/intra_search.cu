@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Open-loop search of intra modes on a GPU. Results are those of intra_search_cpu.cpp, bit by bit.
 //
-// A unit is 8 x 8 samples of a block (4 x 4 of blocks of 4). A CUDA block has 32 units (a block of 64: 64): as many
-// blocks of a picture as these make. Each warp takes one candidate after another, each of its lanes one unit, whose
-// differences and Hadamard coefficients stay in registers.
+// A unit is 8 x 8 samples of a block (4 x 4 of blocks of 4). A CUDA block has 32 units (a block of 64: 64, in two
+// turns): as many blocks of a picture as these make. All threads take one candidate after another: a warp one row of
+// every unit, a lane for each, then one column of every unit.
 #include "intra/intra_modes.cuh"
 
 namespace flexor {
 
 constexpr int kCandidates = 63;
 constexpr int kLanes = 32;
+constexpr int kMostUnits = 64;
 constexpr int kMostSearchLine = kLanes * 33 + 2;  // borders of 32 blocks of 8; a sample beyond both ends
 
 struct SearchCall {
@@ -64,8 +65,10 @@ __device__ inline Place place_of(const SearchCall& p, i64 block) {
 
 struct SearchShared {
   int border[kMostSearchLine], smooth[kMostSearchLine];
-  unsigned short original[64 * 64];  // by the place in its unit, then by unit, so that no lanes share a bank
-  int costs[kLanes * kCandidates], sums[kLanes];
+  // By the place in a unit, then by unit, so that no lanes share a bank.
+  unsigned short original[64 * kMostUnits];
+  int coefficients[64 * kLanes];
+  int magnitudes[kMostUnits * kCandidates], sums[kLanes];
   Place places[kLanes];
 };
 
@@ -117,73 +120,117 @@ __device__ void read_blocks(SearchShared& shared, const Layout& l, const Sample*
   if (seen >> p.bit_depth != 0) atomicOr(amiss, 1u);
 }
 
-// In place, of `count` values `step` apart.
-template <int count, int step>
+// In place.
+template <int count>
 __device__ inline void hadamard(int* values) {
 #pragma unroll
   for (int half = count / 2; half > 0; half /= 2)
 #pragma unroll
     for (int i = 0; i < count; ++i) {
       if (i & half) continue;
-      const int a = values[i * step], b = values[(i + half) * step];
-      values[i * step] = a + b;
-      values[(i + half) * step] = a - b;
+      const int a = values[i], b = values[i + half];
+      values[i] = a + b;
+      values[i + half] = a - b;
     }
 }
 
-template <int part>
-__device__ inline int cost_of(int* differences, bool satd) {
-  if (satd) {
-#pragma unroll
-    for (int i = 0; i < part; ++i) hadamard<part, 1>(differences + i * part);
-#pragma unroll
-    for (int i = 0; i < part; ++i) hadamard<part, part>(differences + i);
-  }
+template <int count>
+__device__ inline int magnitude(const int* values) {
   int sum = 0;
 #pragma unroll
-  for (int i = 0; i < part * part; ++i) sum += size_of(differences[i]);
-  return !satd ? sum : part == 8 ? (sum + 2) >> 2 : (sum + 1) >> 1;
+  for (int i = 0; i < count; ++i) sum += size_of(values[i]);
+  return sum;
 }
 
-// The cost of one unit of one candidate. Differences of a horizontal mode are transposed, which changes no cost.
-template <int log2_part>
-__device__ inline int unit_cost(const SearchShared& shared, const Layout& l, const SearchCall& p, int candidate,
-                                int unit) {
-  constexpr int part = 1 << log2_part;
-  const bool nearest = candidate >= kModes, edges = l.log2_size < 5;
-  const int fractional = candidate - kModes;  // 7 modes between each two whose angle is a multiple of 32
-  const int mode = nearest ? 3 + fractional + fractional / 7 : candidate;
-  const int log2_across = l.log2_size - log2_part;
-  const int block = unit >> (2 * log2_across);
-  const int x0 = (unit & ((1 << log2_across) - 1)) << log2_part;
-  const int y0 = (unit >> log2_across & ((1 << log2_across) - 1)) << log2_part;
-  const int* corner = (smooths(l.log2_size, mode) ? shared.smooth : shared.border) + 1 + block * l.length() + 2 * l.n();
-  const unsigned short* original = shared.original + unit;
-  int differences[part * part];
-  if (mode == kPlanarMode || mode == kDcMode) {
-    const int mean = (shared.sums[block] + l.n()) >> (l.log2_size + 1);
+// One candidate of a block, seen from one of its units: differences row by row.
+struct Candidate {
+  const int* corner;
+  const unsigned short* original;
+  int mode, log2_size, log2_units, log2_part, x0, y0, mean, bit_depth;
+  bool nearest;
+
+  __device__ Candidate(const SearchShared& shared, const Layout& l, const SearchCall& p, int number, int unit)
+      : original(shared.original + unit),
+        log2_size(l.log2_size),
+        log2_units(l.log2_units()),
+        log2_part(l.log2_part()),
+        bit_depth(static_cast<int>(p.bit_depth)),
+        nearest(number >= kModes) {
+    const int fractional = number - kModes;  // 7 modes between each two whose angle is a multiple of 32
+    mode = nearest ? 3 + fractional + fractional / 7 : number;
+    const int block = unit >> l.log2_parts(), log2_across = log2_size - log2_part, last = (1 << log2_across) - 1;
+    x0 = (unit & last) << log2_part;
+    y0 = (unit >> log2_across & last) << log2_part;
+    mean = (shared.sums[block] + l.n()) >> (log2_size + 1);
+    corner = (smooths(log2_size, mode) ? shared.smooth : shared.border) + 1 + block * l.length() + 2 * l.n();
+  }
+
+  // Of a horizontal mode a column: transposed, a unit costs the same.
+  template <int part>
+  __device__ void row(int row, int* differences) const {
+    const bool edges = log2_size < 5;
+    if (mode == kPlanarMode || mode == kDcMode) {
 #pragma unroll
-    for (int i = 0; i < part * part; ++i) {
-      const int x = x0 + i % part, y = y0 + i / part;
-      const int value = mode == kPlanarMode ? planar(corner, l.log2_size, x, y) : dc(corner, mean, edges, x, y);
-      differences[i] = original[i << l.log2_units()] - value;
+      for (int i = 0; i < part; ++i) {
+        const int value = mode == kPlanarMode ? planar(corner, log2_size, x0 + i, y0 + row)
+                                              : dc(corner, mean, edges, x0 + i, y0 + row);
+        differences[i] = original[((row << log2_part) + i) << log2_units] - value;
+      }
+      return;
     }
-    return cost_of<part>(differences, p.satd != 0);
-  }
-  const Angular angular(mode);
-  const bool vertical = angular.side > 0;
-  const int along0 = vertical ? x0 : y0, across0 = vertical ? y0 : x0;
-  const int step_along = vertical ? l.log2_units() : l.log2_units() + log2_part;
-  const int step_across = vertical ? l.log2_units() + log2_part : l.log2_units();
+    const Angular angular(mode);
+    const bool vertical = angular.side > 0;
+    const int along = vertical ? x0 : y0, across = (vertical ? y0 : x0) + row;
+    const int first = vertical ? row << log2_part : row, step = vertical ? 0 : log2_part;
 #pragma unroll
-  for (int i = 0; i < part * part; ++i) {
-    const int along = i % part, across = i / part;
-    int value = angular.at(corner, nearest, along0 + along, across0 + across);
-    if (along == 0 && along0 == 0 && edges && angular.angle == 0)
-      value = angular.filtered(corner, value, across0 + across, static_cast<int>(p.bit_depth));
-    differences[i] = original[(along << step_along) + (across << step_across)] - value;
+    for (int i = 0; i < part; ++i) {
+      int value = angular.at(corner, nearest, along + i, across);
+      if (i == 0 && along == 0 && edges && angular.angle == 0)
+        value = angular.filtered(corner, value, across, bit_depth);
+      differences[i] = original[(first + (i << step)) << log2_units] - value;
+    }
   }
-  return cost_of<part>(differences, p.satd != 0);
+};
+
+// Every unit of one candidate, up to 32 at once; the whole CUDA block comes here.
+template <int part>
+__device__ inline void measure(SearchShared& shared, const Layout& l, const SearchCall& p, int number) {
+  const int lane = static_cast<int>(threadIdx.x) % kLanes, line = static_cast<int>(threadIdx.x) / kLanes;
+  for (int first = 0; first < l.blocks << l.log2_parts(); first += kLanes) {
+    const int unit = first + lane;
+    const bool busy = line < part && unit < l.blocks << l.log2_parts();
+    int* const sum = shared.magnitudes + unit * kCandidates + number;
+    int values[part];
+    if (busy) {
+      Candidate(shared, l, p, number, unit).row<part>(line, values);
+      if (p.satd != 0) {
+        hadamard<part>(values);
+#pragma unroll
+        for (int i = 0; i < part; ++i) shared.coefficients[(line * part + i) * kLanes + lane] = values[i];
+      } else {
+        atomicAdd(sum, magnitude<part>(values));
+      }
+    }
+    if (p.satd == 0) continue;
+    __syncthreads();
+    if (busy) {
+#pragma unroll
+      for (int i = 0; i < part; ++i) values[i] = shared.coefficients[(i * part + line) * kLanes + lane];
+      hadamard<part>(values);
+      atomicAdd(sum, magnitude<part>(values));
+    }
+    __syncthreads();
+  }
+}
+
+// Of a block, from the magnitudes of its units.
+__device__ inline int cost_of(const SearchShared& shared, const Layout& l, bool satd, int block, int number) {
+  int cost = 0;
+  for (int unit = block << l.log2_parts(); unit < (block + 1) << l.log2_parts(); ++unit) {
+    const int sum = shared.magnitudes[unit * kCandidates + number];
+    cost += !satd ? sum : l.log2_size == 2 ? (sum + 1) >> 1 : (sum + 2) >> 2;
+  }
+  return cost;
 }
 
 template <class Sample>
@@ -191,7 +238,7 @@ __device__ void search(SearchShared& shared, const Sample* pictures, int* costs,
   const Layout l(p);
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   const int considered = static_cast<int>(p.considered);
-  for (int i = thread; i < kLanes * kCandidates; i += threads) shared.costs[i] = 0;
+  for (int i = thread; i < kMostUnits * kCandidates; i += threads) shared.magnitudes[i] = 0;
   for (int i = thread; i < kLanes; i += threads) shared.sums[i] = 0;
   for (int i = thread; i < kMostSearchLine; i += threads) shared.border[i] = shared.smooth[i] = 0;
   for (int i = thread; i < l.blocks; i += threads) shared.places[i] = place_of(p, l.first() + i);
@@ -204,14 +251,12 @@ __device__ void search(SearchShared& shared, const Sample* pictures, int* costs,
     shared.smooth[1 + i] = smoothed(corner, l.log2_size, place, p.strong_smoothing != 0, static_cast<int>(p.bit_depth));
   }
   __syncthreads();
-  for (int candidate = thread / kLanes; candidate < considered; candidate += threads / kLanes)
-    for (int unit = thread % kLanes; unit < l.blocks << l.log2_parts(); unit += kLanes) {
-      const int cost =
-          l.log2_size == 2 ? unit_cost<2>(shared, l, p, candidate, unit) : unit_cost<3>(shared, l, p, candidate, unit);
-      atomicAdd(shared.costs + (unit >> l.log2_parts()) * considered + candidate, cost);
-    }
+  for (int number = 0; number < considered; ++number)
+    if (l.log2_size == 2) measure<4>(shared, l, p, number);
+    else measure<8>(shared, l, p, number);
   __syncthreads();
-  for (int i = thread; i < l.blocks * considered; i += threads) costs[l.first() * considered + i] = shared.costs[i];
+  for (int i = thread; i < l.blocks * considered; i += threads)
+    costs[l.first() * considered + i] = cost_of(shared, l, p.satd != 0, i / considered, i % considered);
 }
 
 }  // namespace flexor
@@ -220,14 +265,12 @@ using namespace flexor;  // kernels keep plain names, by which they are found
 
 extern "C" {
 
-__global__ void __launch_bounds__(256, 2)
-    intra_search_u8(const unsigned char* pictures, int* costs, SearchCall call, u32* amiss) {
+__global__ void intra_search_u8(const unsigned char* pictures, int* costs, SearchCall call, u32* amiss) {
   __shared__ SearchShared shared;
   search(shared, pictures, costs, call, amiss);
 }
 
-__global__ void __launch_bounds__(256, 2)
-    intra_search_u16(const unsigned short* pictures, int* costs, SearchCall call, u32* amiss) {
+__global__ void intra_search_u16(const unsigned short* pictures, int* costs, SearchCall call, u32* amiss) {
   __shared__ SearchShared shared;
   search(shared, pictures, costs, call, amiss);
 }

@@ -23,7 +23,6 @@
 
 #define __global__
 #define __device__
-#define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("shim_shared")))
 
 struct ShimDim {
