@@ -8,28 +8,41 @@
 namespace flexor::FLEXOR_ISA {
 namespace {
 
-// Samples as the kernels have them. All bits that there are in them are added to seen; bytes always fit.
+// Every bit that there is in a sample; bytes always fit.
+template <class Sample>
+struct Seen {
+  static constexpr bool kAsked = sizeof(Sample) > 1;
+  Vec<Sample, 16> lanes{};
+  uint32_t rest = 0;
+
+  FLEXOR_INLINE void add(Sample sample) {
+    if (kAsked) rest |= static_cast<uint32_t>(sample);
+  }
+  FLEXOR_INLINE uint32_t all() const {
+    uint32_t bits = rest;
+    for (int lane = 0; kAsked && lane < 16; ++lane) bits |= static_cast<uint32_t>(lanes[lane]);
+    return bits;
+  }
+};
+
+// Samples as the kernels have them.
 template <int N, class Sample>
-FLEXOR_INLINE void read_line(uint16_t* line, const Sample* border, int64_t stride, uint32_t& seen) {
+FLEXOR_INLINE void read_line(uint16_t* line, const Sample* border, int64_t stride, Seen<Sample>& seen) {
   if (stride == 1) {
-    constexpr int kChunk = 16;
-    Vec<Sample, kChunk> bits{};
-    for (int i = 0; i < 4 * N; i += kChunk) {
-      Vec<Sample, kChunk> samples;
+    for (int i = 0; i < 4 * N; i += 16) {
+      Vec<Sample, 16> samples;
       __builtin_memcpy(&samples, border + i, sizeof samples);
-      if (sizeof(Sample) > 1) bits |= samples;
-      const Vec<uint16_t, kChunk> converted = __builtin_convertvector(samples, Vec<uint16_t, kChunk>);
+      if (seen.kAsked) seen.lanes |= samples;
+      const Vec<uint16_t, 16> converted = __builtin_convertvector(samples, Vec<uint16_t, 16>);
       __builtin_memcpy(line + i, &converted, sizeof converted);
     }
-    if (sizeof(Sample) > 1)
-      for (int lane = 0; lane < kChunk; ++lane) seen |= static_cast<uint32_t>(bits[lane]);
   } else {
     for (int i = 0; i < 4 * N; ++i) {
-      seen |= static_cast<uint32_t>(border[i * stride]);
+      seen.add(border[i * stride]);
       line[i] = static_cast<uint16_t>(border[i * stride]);
     }
   }
-  seen |= static_cast<uint32_t>(border[4 * N * stride]);
+  seen.add(border[4 * N * stride]);
   line[4 * N] = static_cast<uint16_t>(border[4 * N * stride]);
 }
 
@@ -43,7 +56,7 @@ void substitute(uint16_t* line, const uint8_t* available, int64_t stride, int co
 }
 
 template <int N, class Sample>
-FLEXOR_INLINE void read_block(uint16_t* line, const IntraPredictParams& p, int64_t block, uint32_t& seen) {
+FLEXOR_INLINE void read_block(uint16_t* line, const IntraPredictParams& p, int64_t block, Seen<Sample>& seen) {
   const auto* border = static_cast<const Sample*>(p.border.data) + block * p.border.stride[0];
   read_line<N>(line, border, p.border.stride[1], seen);
   if (p.available)
@@ -82,7 +95,7 @@ uint32_t predict_run(const IntraPredictParams& p, int64_t first, const uint16_t*
   uint16_t lines[2][kRun<N> * kPitch];
   uint16_t* line = lines[0] + kIntraSlack;
   Sample* blocks[kRun<N>];
-  uint32_t seen = 0;
+  Seen<Sample> seen;
   for (int i = 0; i < count; ++i) {
     const int64_t block = first + order[i];
     read_block<N, Sample>(line + i * kPitch, p, block, seen);
@@ -97,7 +110,7 @@ uint32_t predict_run(const IntraPredictParams& p, int64_t first, const uint16_t*
     for (int i = 0; i < count; ++i) project(corner + i * kPitch, corner + i * kPitch, N, mode);
   predict_blocks<N>(ManyBlocks<Sample>{blocks, N, corner, kPitch, count}, mode, p.nearest, p.edge_filter && N < 32,
                     p.bit_depth);
-  return seen;
+  return seen.all();
 }
 
 // Mode after mode, so that what a mode needs is at hand.
@@ -127,7 +140,7 @@ uint32_t predict_task(const IntraPredictParams& p, int64_t first, int count) {
 template <int N, class Sample>
 uint32_t predict_plainly(const IntraPredictParams& p, int64_t first, int count) {
   uint16_t lines[2][4 * N + 1], samples[N * N];
-  uint32_t seen = 0;
+  Seen<Sample> seen;
   for (int64_t block = first; block < first + count; ++block) {
     const int64_t mode = mode_of(p, block);
     if (mode < 0 || mode >= kIntraModes) return ~uint32_t{0};
@@ -140,7 +153,7 @@ uint32_t predict_plainly(const IntraPredictParams& p, int64_t first, int count) 
     Sample* output = static_cast<Sample*>(p.output.data) + block * N * N;
     for (int i = 0; i < N * N; ++i) output[i] = static_cast<Sample>(samples[i]);
   }
-  return seen;
+  return seen.all();
 }
 
 bool run(const IntraPredictParams& p, Body body) {
