@@ -272,8 +272,25 @@ def test_parameter_sets(headers, error, match):
     ],
 )
 def test_lenient(headers):
-    (picture,) = hevc.decode(writer.stream([*headers, writer.idr_slice()]))
-    assert "slice data" in picture.damage
+    slices = writer.idr_slice() + b"\x55" * 4352
+    (picture,) = hevc.decode(writer.stream([*headers, slices]))
+    assert picture.damage == "slice data are missing or cannot be decoded"
+
+
+def test_headers_without_data():
+    """They make no pictures, which would be large."""
+    headers = [writer.sps(width=4096, height=2176), writer.pps()]
+    with pytest.raises(HevcError, match="picture 0 has fewer bits than coding tree blocks; .* picture 7 has") as caught:
+        hevc.decode(writer.stream([*headers, *[writer.idr_slice()] * 1000]))
+    assert not caught.value.pictures
+
+
+def test_many_hashes():
+    """A hash that is repeated without end is not computed without end."""
+    headers, ((slice_, sei), *_) = writer.pictures(IDR)
+    message = sei[2:-1]
+    many = writer.stream([*headers, slice_, sei[:2] + message * 20000 + sei[-1:]])
+    assert_right(hevc.decode(many), 1)
 
 
 def test_headers():

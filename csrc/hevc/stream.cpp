@@ -14,12 +14,26 @@ namespace {
 
 constexpr size_t kPiece = size_t{1} << 20;  // of the input, copied at a time
 constexpr size_t kMaxProblems = 8;          // kept; more of them say nothing new
+constexpr size_t kMaxHashes = 4;            // of a picture; each costs a pass over its samples
 
 // Encoders repeat their parameter sets before every picture: the same bytes keep the same object.
 template <class Stored, class Parsed>
 void store(Stored& slot, std::vector<uint8_t>&& rbsp, Parsed&& parsed) {
   if (slot.parsed != nullptr && slot.rbsp == rbsp) return;
   slot = {std::move(rbsp), std::move(parsed)};
+}
+
+void add_hashes(std::vector<PictureHash>& known, const std::vector<PictureHash>& more) {
+  for (const PictureHash& hash : more)
+    if (known.size() < kMaxHashes) known.push_back(hash);
+}
+
+// Every coding tree block takes a bit at least (a bypass bin of its intra mode, or PCM samples). A stream of headers
+// without data would otherwise make a large picture of every few bytes.
+bool has_too_few_bits(const CodedPicture& coded) {
+  size_t bytes = 0;
+  for (const SliceSegment& segment : coded.segments) bytes += segment.data.size();
+  return bytes < coded.pps->tile_id.size() / 8;
 }
 
 }  // namespace
@@ -153,10 +167,9 @@ void StreamDecoder::read_sei(const NalUnit& nal, SyntaxTrace* trace) {
   }
   if (!suffix) {
     picture_announced_ = true;
-    prefix_hashes_.insert(prefix_hashes_.end(), hashes.begin(), hashes.end());
+    add_hashes(prefix_hashes_, hashes);
   } else if (gathered_ != nullptr) {
-    auto& known = gathered_->picture->hashes;
-    known.insert(known.end(), hashes.begin(), hashes.end());
+    add_hashes(gathered_->picture->hashes, hashes);
   } else if (!hashes.empty() && !slice_dropped_) {
     report("the hash of a picture comes without the picture: its slices are missing");
   }
@@ -288,6 +301,10 @@ void StreamDecoder::finish_picture() {
                "); flexor decodes intra pictures: take those before it from .pictures, or leave inter pictures out "
                "with skip_inter=True",
            true);
+    return;
+  }
+  if (!done->picture->inter && has_too_few_bits(done->picture->coded)) {
+    report("picture " + std::to_string(done->picture->number) + " has fewer bits than coding tree blocks");
     return;
   }
   order_.add(done->picture, *done->parameters.sps);
