@@ -2,9 +2,7 @@
 // Decides how a coding tree unit is coded: quadtree, modes, transform blocks and levels by rate and distortion. The
 // decision in force stands in the picture's own samples, maps and levels; an alternative that must wait is kept aside.
 #pragma once
-#include "hevc/forward_transform.h"
-#include "hevc/quantizer.h"
-#include "hevc/syntax_writer.h"
+#include "hevc/block_coder.h"
 
 namespace flexor::FLEXOR_ISA {
 
@@ -34,7 +32,9 @@ class KeptBlock {
   alignas(64) uint16_t samples_[3][64 * 64];
   alignas(64) int16_t levels_[3][64 * 64];
   uint16_t units_[256];
+  alignas(64) int16_t luma_residual_[64 * 64];
   uint8_t luma_mode_[256], chroma_coded_[256], nearest_[256];
+  int8_t scales_[2][256];
   uint8_t depth_[64], nxn_[64];
 };
 
@@ -51,6 +51,12 @@ void KeptBlock::copy(EncoderState& state, int x, int y, int log2_size, What what
     move_rows<kKeep>(levels_[c], state.levels[c] + at, picture.stride[c], n >> sub_x, n >> sub_y);
   }
   const ptrdiff_t unit = (y >> 2) * picture.units_stride + (x >> 2);
+  if (tools.cross_component) {
+    const ptrdiff_t at = y * picture.stride[0] + x;
+    if (what & kLuma) move_rows<kKeep>(luma_residual_, state.luma_residual + at, picture.stride[0], n, n);
+    for (int c = 0; c < 2; ++c)
+      move_rows<kKeep>(scales_[c], state.scales[c] + unit, picture.units_stride, units, units);
+  }
   move_rows<kKeep>(units_, state.units + unit, picture.units_stride, units, units);
   move_rows<kKeep>(luma_mode_, picture.luma_mode + unit, picture.units_stride, units, units);
   move_rows<kKeep>(chroma_coded_, state.chroma_coded + unit, picture.units_stride, units, units);
@@ -77,8 +83,6 @@ class CtuSearch {
   double luma_block(int x, int y, int log2_size, int depth, int mode, const ContextState& contexts);
   double chroma(int x, int y, int log2_size, bool nxn, const ContextState& contexts);
   double chroma_tree(int x, int y, int log2_size, int coded, const ContextState& contexts);
-  double transform_block(int component, int second, int x, int y, int log2_size, int unit_x, int unit_y, int mode,
-                         int depth, const ContextState& contexts);
 
   ptrdiff_t unit_at(int x, int y) const { return (y >> 2) * picture_.units_stride + (x >> 2); }
   template <class T>
@@ -103,6 +107,7 @@ class CtuSearch {
   const PictureTools& tools_;
   KeptBlock* const kept_;  // one for each log2 size, 2 to 6, twice
   CtbPlace place_ = {};
+  BlockCoder coder_{state_, place_};
   BlockBorder border_;
   bool nxn_ = false;
 };
@@ -206,22 +211,6 @@ inline double CtuSearch::coding_unit(int x, int y, int log2_size, int depth, boo
   if (tools_.chroma != 0) distortion += chroma(x, y, log2_size, nxn, contexts);
   return distortion;
 }
-
-inline double sse(const uint16_t* a, ptrdiff_t a_stride, const uint16_t* b, ptrdiff_t b_stride, int width, int height) {
-  int64_t sum = 0;
-  for (int y = 0; y < height; ++y, a += a_stride, b += b_stride) {
-    int64_t row = 0;
-    for (int x = 0; x < width; ++x) {
-      const int32_t d = a[x] - b[x];
-      row += d * d;
-    }
-    sum += row;
-  }
-  return static_cast<double>(sum);
-}
-
-// A candidate is a mode, with kNearest where its block has intra_nearest_flag.
-constexpr int kNearest = 64, kModeMask = 63;
 
 // The candidates with the least SATD and mode bits, best first.
 inline int CtuSearch::rough_modes(int x, int y, int log2_size, const int most_probable[3], int wanted, int* modes) {
@@ -372,134 +361,7 @@ inline double CtuSearch::luma_tree(int x, int y, int log2_size, int depth, int m
 
 inline double CtuSearch::luma_block(int x, int y, int log2_size, int depth, int mode, const ContextState& contexts) {
   set_units(state_.units, x, y, log2_size, static_cast<uint16_t>(log2_size));
-  return transform_block(0, 0, x, y, log2_size, x, y, mode, depth, contexts);
-}
-
-// Predicts, transforms, quantizes and reconstructs one block in its plane; with transform_skip_flag too where it may
-// be. Returns its cost: distortion and the bits of its coefficients and its flag.
-inline double CtuSearch::transform_block(int component, int second, int x, int y, int log2_size, int unit_x, int unit_y,
-                                         int candidate, int depth, const ContextState& contexts) {
-  const int mode = candidate & kModeMask;
-  const int n = 1 << log2_size, samples = n * n;
-  const bool chroma = component != 0;
-  const int bit_depth = tools_.bit_depth[chroma];
-  const double weight = state_.chroma_weight[component];
-  const ptrdiff_t stride = picture_.stride[component];
-  const ptrdiff_t at = y * stride + x;
-  uint16_t* const block = picture_.samples[component] + at;
-  int16_t* const levels = state_.levels[component] + at;
-  const uint16_t* const original = state_.original[component] + y * state_.original_stride[component] + x;
-  const ptrdiff_t original_stride = state_.original_stride[component];
-  alignas(64) int16_t residual[1024], coefficients[1024], trial[1024];
-  alignas(64) uint16_t prediction[1024];
-
-  border_.read(picture_, place_, component, x, y, log2_size);
-  border_.predict(picture_, prediction, n, mode, candidate >= kNearest, state_.lossless);
-  int64_t unpredicted = 0;
-  for (int row = 0; row < n; ++row) {
-    for (int k = 0; k < n; ++k) {
-      const int32_t d = original[row * original_stride + k] - prediction[row * n + k];
-      residual[row * n + k] = static_cast<int16_t>(d);
-      unpredicted += d * d;
-    }
-  }
-  const auto store_prediction = [&] {
-    for (int row = 0; row < n; ++row)
-      memcpy(block + row * stride, prediction + row * n, sizeof(uint16_t) * static_cast<size_t>(n));
-  };
-  const auto store_levels = [&](const int16_t* from) {
-    for (int row = 0; row < n; ++row)
-      memcpy(levels + row * stride, from + row * n, sizeof(int16_t) * static_cast<size_t>(n));
-  };
-  const int cbf_context = chroma ? kCbfChroma + depth : kCbfLuma + (depth == 0);
-  const auto flag_bits = [&](int cbf) { return state_.entropy[contexts.model[cbf_context] ^ cbf] / 32768.0; };
-  uint16_t* const unit = state_.units + unit_at(unit_x, unit_y);
-  const int units = chroma ? 1 : 1 << (log2_size - 2);
-  const auto set_flags = [&](int set) {
-    const uint16_t clear = static_cast<uint16_t>(~(cbf_bit(component, second) | skip_bit(component, second)));
-    for (int row = 0; row < units; ++row) {
-      for (int k = 0; k < units; ++k) {
-        uint16_t& flags = unit[row * picture_.units_stride + k];
-        flags = static_cast<uint16_t>((flags & clear) | set);
-      }
-    }
-  };
-
-  if (state_.lossless) {
-    bool any = false;
-    for (int i = 0; i < samples; ++i) any |= residual[i] != 0;
-    store_levels(residual);
-    store_prediction();
-    set_flags(any ? cbf_bit(component, second) : 0);
-    double bits = flag_bits(any);
-    if (any) {
-      picture_.transform.add(block, stride, residual, log2_size, bit_depth);
-      bits += bits_of(contexts,
-                      [&](auto& writer, auto&) { writer.residual(levels, stride, component, log2_size, mode, false); });
-    }
-    return state_.lambda * bits;
-  }
-
-  const int qp = chroma ? chroma_qp(tools_, state_.slice.slice_qp,
-                                    component == 1 ? state_.slice.cb_qp_offset : state_.slice.cr_qp_offset)
-                        : state_.slice.slice_qp + tools_.qp_bd_offset[0];
-  double best = weight * static_cast<double>(unpredicted) + state_.lambda * flag_bits(0);
-  memset(trial, 0, sizeof(int16_t) * static_cast<size_t>(samples));
-  store_levels(trial);
-  store_prediction();
-  set_flags(0);
-
-  Quantizer quantizer(state_, contexts);
-  alignas(64) int16_t scaled[1024], back[1024];
-  alignas(64) uint16_t rebuilt[1024];
-  const int shift = bit_depth + log2_size - 5;
-  const int64_t rounding = int64_t{1} << (shift - 1);
-  const int64_t step = static_cast<int64_t>(kDequantScale[qp % 6] * 16) << (qp / 6);
-  const bool may_skip = tools_.transform_skip && log2_size <= tools_.max_transform_skip_log2;
-  for (int skip = 0; skip <= may_skip; ++skip) {
-    const bool dst = !chroma && log2_size == 2;
-    if (skip) {
-      forward_skip(coefficients, residual, log2_size, bit_depth);
-    } else {
-      forward_transform(coefficients, residual, log2_size, dst, bit_depth);
-    }
-    if (quantizer.run(trial, coefficients, component, log2_size, mode, qp) == 0) continue;
-    int width = 0, height = 0;
-    for (int row = 0; row < n; ++row) {
-      for (int k = 0; k < n; ++k) {
-        const int64_t level = trial[row * n + k];
-        int64_t value = (level * step + rounding) >> shift;
-        value = value < -32768 ? -32768 : value > 32767 ? 32767 : value;
-        scaled[row * n + k] = static_cast<int16_t>(value);
-        if (level != 0) {
-          width = larger(width, k + 1);
-          height = row + 1;
-        }
-      }
-    }
-    if (skip) {
-      picture_.transform.skip(back, scaled, log2_size, bit_depth);
-    } else if (dst) {
-      picture_.transform.dst(back, scaled, bit_depth);
-    } else {
-      picture_.transform.dct(back, scaled, log2_size, width, height, bit_depth);
-    }
-    memcpy(rebuilt, prediction, sizeof(uint16_t) * static_cast<size_t>(samples));
-    picture_.transform.add(rebuilt, n, back, log2_size, bit_depth);
-    const double distortion = weight * sse(rebuilt, n, original, original_stride, n, n);
-    if (distortion >= best) continue;
-    const double bits = flag_bits(1) + bits_of(contexts, [&](auto& writer, auto&) {
-                          writer.residual(trial, n, component, log2_size, mode, skip);
-                        });
-    const double cost = distortion + state_.lambda * bits;
-    if (cost >= best) continue;
-    best = cost;
-    store_levels(trial);
-    for (int row = 0; row < n; ++row)
-      memcpy(block + row * stride, rebuilt + row * n, sizeof(uint16_t) * static_cast<size_t>(n));
-    set_flags(cbf_bit(component, second) | (skip ? skip_bit(component, second) : 0));
-  }
-  return best;
+  return coder_.run({0, 0, x, y, log2_size, x, y, mode, depth, false}, contexts);
 }
 
 // The chroma modes of a coding unit, with the transform blocks luma has; returns their weighted distortion.
@@ -554,9 +416,10 @@ inline double CtuSearch::chroma_tree(int x, int y, int log2_size, int coded, con
   double cost = 0;
   for (int component = 1; component < 3; ++component) {
     for (int second = 0; second < (tools_.chroma == 2 ? 2 : 1); ++second) {
-      cost += transform_block(component, second, x >> tools_.sub_width_log2,
-                              (y >> tools_.sub_height_log2) + (second << chroma_log2), chroma_log2, x, y, mode, 0,
-                              contexts);
+      cost +=
+          coder_.run({component, second, x >> tools_.sub_width_log2,
+                      (y >> tools_.sub_height_log2) + (second << chroma_log2), chroma_log2, x, y, mode, 0, coded == 4},
+                     contexts);
     }
   }
   return cost;

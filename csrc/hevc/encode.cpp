@@ -168,7 +168,7 @@ HevcEncoder make_encoder(int width, int height, int chroma_format, int bit_depth
   if (bit_depth != 8 && bit_depth != 10)
     throw py::value_error("bit_depth must be 8 or 10, got " + std::to_string(bit_depth));
   check_range("qp", qp, 0, 51);
-  check_range("nearest_threshold", nearest_threshold, -1, 65535);
+  check_range("nearest_threshold", nearest_threshold, -1, 255);
   if ((width % 2 != 0 && (chroma_format == 1 || chroma_format == 2)) || (height % 2 != 0 && chroma_format == 1))
     throw py::value_error("an odd size cannot be told in 4:2:0 or 4:2:2");
   EncoderOptions options;

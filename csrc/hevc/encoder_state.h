@@ -49,6 +49,8 @@ struct EncoderState {
   uint8_t* nxn;            // per minimum coding block
   uint8_t* nearest;        // per 4x4 luma unit: the block's intra_nearest_flag
   int16_t* levels[3];      // as the planes of samples
+  int8_t* scales[2];       // per 4x4 luma unit: of cross-component prediction, Cb and Cr
+  int16_t* luma_residual;  // as the plane of luma, where cross-component prediction is used
   const int32_t* entropy;  // [model ^ bin]: cost of a bin in 1 / 32768 bit
   ContextState* row_contexts;
 };

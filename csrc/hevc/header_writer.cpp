@@ -214,11 +214,20 @@ std::vector<uint8_t> write_picture_parameters(const PictureParameters& pps) {
       writer.se(pps.pps_tc_offset_div2);
     }
   }
-  writer.flag(false);  // pps_scaling_list_data_present_flag
-  writer.flag(false);  // lists_modification_present_flag
-  writer.ue(0);        // log2_parallel_merge_level_minus2
-  writer.flag(false);  // slice_segment_header_extension_present_flag
-  writer.flag(false);  // pps_extension_present_flag
+  writer.flag(false);                         // pps_scaling_list_data_present_flag
+  writer.flag(false);                         // lists_modification_present_flag
+  writer.ue(0);                               // log2_parallel_merge_level_minus2
+  writer.flag(false);                         // slice_segment_header_extension_present_flag
+  writer.flag(pps.pps_range_extension_flag);  // pps_extension_present_flag
+  if (pps.pps_range_extension_flag) {
+    writer.flag(true);
+    writer.u(0, 7);  // the other extensions
+    if (pps.transform_skip_enabled_flag) writer.ue(pps.log2_max_transform_skip_size - 2);
+    writer.flag(pps.cross_component_prediction_enabled_flag);
+    writer.flag(false);  // chroma_qp_offset_list_enabled_flag
+    writer.ue(pps.log2_sao_offset_scale_luma);
+    writer.ue(pps.log2_sao_offset_scale_chroma);
+  }
   return writer.finish();
 }
 

@@ -73,6 +73,8 @@ std::shared_ptr<const PictureParameters> make_pps(const EncoderOptions& options,
   pps.sign_data_hiding_enabled_flag = !options.lossless && options.preset != Preset::kFast;
   pps.transform_skip_enabled_flag = !options.lossless;
   pps.transquant_bypass_enabled_flag = options.lossless;
+  pps.cross_component_prediction_enabled_flag = sps.chroma_array_type == 3 && options.preset != Preset::kFast;
+  pps.pps_range_extension_flag = pps.cross_component_prediction_enabled_flag;
   pps.entropy_coding_sync_enabled_flag = true;
   pps.deblocking_filter_control_present_flag = options.lossless;
   pps.pps_deblocking_filter_disabled_flag = options.lossless;
@@ -124,7 +126,8 @@ class EncodingJob {
   SliceHeader header_;
   std::vector<uint16_t> units_;
   std::vector<uint8_t> bytes_;
-  std::vector<int16_t> levels_[3];
+  std::vector<int16_t> levels_[3], luma_residual_;
+  std::vector<int8_t> scales_;
   std::vector<ContextState> search_contexts_;
 };
 
@@ -175,6 +178,11 @@ EncodingJob::EncodingJob(const EncoderOptions& options, const SequenceParameters
     state_.original[c] = source_.planes[c].samples;
     state_.original_stride[c] = source_.planes[c].stride;
   }
+  scales_.resize(2 * units);
+  state_.scales[0] = scales_.data();
+  state_.scales[1] = scales_.data() + units;
+  if (tools.cross_component) luma_residual_.resize(levels_[0].size());
+  state_.luma_residual = luma_residual_.data();
   search_contexts_.resize(ctbs);
   state_.row_contexts = search_contexts_.data();
   std::fill_n(state_.picture.qp, blocks, static_cast<int8_t>(options.qp));

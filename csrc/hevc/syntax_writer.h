@@ -30,6 +30,7 @@ class SyntaxWriter {
   void transform_tree(int x, int y, int x_base, int y_base, int log2_size, int depth, bool nxn, Cbf parent);
   void transform_unit(int x, int y, int x_base, int y_base, int log2_size, bool nxn);
   void chroma_residual(int x, int y, int chroma_log2, uint16_t unit, int mode);
+  void cross_component(int component, int scale);
   void last_position(int prefix_x, int prefix_y, int component, int log2_size);
   uint16_t unit_at(int x, int y) const { return state_.units[(y >> 2) * picture_.units_stride + (x >> 2)]; }
   Cbf chroma_cbf(int x, int y, int log2_size) const;
@@ -229,8 +230,20 @@ void SyntaxWriter<Coder>::transform_unit(int x, int y, int x_base, int y_base, i
 }
 
 template <class Coder>
+void SyntaxWriter<Coder>::cross_component(int component, int scale) {
+  const int base = kResScaleAbs + 4 * (component - 1), size = scale < 0 ? -scale : scale;
+  const int log2_plus1 = size == 0 ? 0 : 32 - __builtin_clz(static_cast<unsigned>(size));
+  for (int i = 0; i < log2_plus1; ++i) coder_.bin(base + i, 1);
+  if (log2_plus1 < 4) coder_.bin(base + log2_plus1, 0);
+  if (size != 0) coder_.bin(kResScaleSign + component - 1, scale < 0);
+}
+
+template <class Coder>
 void SyntaxWriter<Coder>::chroma_residual(int x, int y, int chroma_log2, uint16_t unit, int mode) {
+  const ptrdiff_t place = (y >> 2) * picture_.units_stride + (x >> 2);
+  const bool scaled = tools_.cross_component && (unit & cbf_bit(0, 0)) && state_.chroma_coded[place] == 4;
   for (int component = 1; component < 3; ++component) {
+    if (scaled) cross_component(component, state_.scales[component - 1][place]);
     for (int second = 0; second < (tools_.chroma == 2 ? 2 : 1); ++second) {
       if (!(unit & cbf_bit(component, second))) continue;
       const ptrdiff_t stride = picture_.stride[component];
