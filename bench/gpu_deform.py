@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+import gpu_report
 import torch
 from flexor import ops, reference
 from flexor.testing import error
@@ -106,7 +107,7 @@ def deform(shape: Shape, backend: str | None) -> Op:
 def groups() -> Iterator[tuple[str, Callable[[Report], None]]]:
     yield "deform edges", check_edges
     for name, shape in CHECKED.items():
-        for channels_last in (False, True):
+        for channels_last in gpu_report.CHANNELS_LAST:
             yield f"deform {name}{' nhwc' if channels_last else ''}", partial(check_deform, name, shape, channels_last)
     for dtype in LIMITS:
         yield f"warps {dtype}", partial(check_warps, dtype)
@@ -143,7 +144,9 @@ def check_edges(report: Report) -> None:
 def check_warps(dtype: torch.dtype, report: Report) -> None:
     b, _, h, w = WARPED
     matrix = torch.tensor([[[1.125, 0.125, 2.0], [-0.25, 0.875, 3.0]]]).repeat(b, 1, 1)
-    for channels_last, mode, padding in itertools.product((False, True), ("bilinear", "nearest"), ("zeros", "border")):
+    for channels_last, mode, padding in itertools.product(
+        gpu_report.CHANNELS_LAST, ("bilinear", "nearest"), ("zeros", "border")
+    ):
         label = f"{dtype} {'nhwc' if channels_last else 'nchw'} {mode} {padding}"
         image = torch.randn(WARPED).to(dtype)
         if channels_last:

@@ -18,6 +18,7 @@ Tensors = Sequence[torch.Tensor]
 Op = Callable[..., torch.Tensor]
 
 DEVICE = "cuda"
+CHANNELS_LAST = (False, True)
 # Relative to the largest magnitude of the exact result. TF32 is off in the comparison.
 LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
@@ -115,7 +116,7 @@ class Case(Protocol):
 
 def check_case(case: Case, report: Report) -> None:
     """Attentions stay float32 beside bfloat16; these kernels are always deterministic."""
-    for dtype, channels_last in itertools.product(LIMITS, (False, True)):
+    for dtype, channels_last in itertools.product(LIMITS, CHANNELS_LAST):
         tensors = case.tensors(dtype, channels_last, torch.float32 if dtype == torch.bfloat16 else dtype)
         label = f"{case.name} {dtype} {'nhwc' if channels_last else 'nchw'}"
         check_op(report, label, case.reference, case.kernel, tensors, modes=(True,))

@@ -72,12 +72,11 @@ struct SearchShared {
   Place places[kLanes];
 };
 
-template <class Sample>
 struct Picture {
-  const Sample* samples;
+  const unsigned short* samples;
   i64 height, width;
 
-  __device__ Picture(const Sample* pictures, const SearchCall& p, i64 picture)
+  __device__ Picture(const unsigned short* pictures, const SearchCall& p, i64 picture)
       : samples(pictures + picture * p.height * p.width), height(p.height), width(p.width) {}
 
   // Beyond the right and lower edges the last samples repeat.
@@ -95,14 +94,13 @@ struct Picture {
 };
 
 // Into shared memory: borders, sums of the samples that DC takes the mean of, and originals.
-template <class Sample>
-__device__ void read_blocks(SearchShared& shared, const Layout& l, const Sample* pictures, const SearchCall& p,
+__device__ void read_blocks(SearchShared& shared, const Layout& l, const unsigned short* pictures, const SearchCall& p,
                             u32* amiss) {
   const int threads = static_cast<int>(blockDim.x), middle = 1 << (p.bit_depth - 1);
   for (int i = static_cast<int>(threadIdx.x); i < l.blocks * l.length(); i += threads) {
     const int block = i / l.length(), place = i % l.length() - 2 * l.n();
     const Place& at = shared.places[block];
-    const int value = Picture<Sample>(pictures, p, at.picture).border(at, l.n(), place, middle);
+    const int value = Picture(pictures, p, at.picture).border(at, l.n(), place, middle);
     shared.border[1 + i] = value;
     if (place != 0 && size_of(place) <= l.n()) atomicAdd(shared.sums + block, value);
   }
@@ -110,7 +108,7 @@ __device__ void read_blocks(SearchShared& shared, const Layout& l, const Sample*
   for (int i = static_cast<int>(threadIdx.x); i < l.blocks << (2 * l.log2_size); i += threads) {
     const int block = i >> (2 * l.log2_size), y = i >> l.log2_size & (l.n() - 1), x = i & (l.n() - 1);
     const Place& at = shared.places[block];
-    const int value = Picture<Sample>(pictures, p, at.picture).at(at.row * l.n() + y, at.column * l.n() + x);
+    const int value = Picture(pictures, p, at.picture).at(at.row * l.n() + y, at.column * l.n() + x);
     seen |= static_cast<u32>(value);
     const int shift = l.log2_part(), in_part = (1 << shift) - 1;
     const int unit = (block << l.log2_parts()) + ((y >> shift) << (l.log2_size - shift)) + (x >> shift);
@@ -233,8 +231,8 @@ __device__ inline int cost_of(const SearchShared& shared, const Layout& l, bool 
   return cost;
 }
 
-template <class Sample>
-__device__ void search(SearchShared& shared, const Sample* pictures, int* costs, const SearchCall& p, u32* amiss) {
+__device__ void search(SearchShared& shared, const unsigned short* pictures, int* costs, const SearchCall& p,
+                       u32* amiss) {
   const Layout l(p);
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   const int considered = static_cast<int>(p.considered);
@@ -265,12 +263,7 @@ using namespace flexor;  // kernels keep plain names, by which they are found
 
 extern "C" {
 
-__global__ void intra_search_u8(const unsigned char* pictures, int* costs, SearchCall call, u32* amiss) {
-  __shared__ SearchShared shared;
-  search(shared, pictures, costs, call, amiss);
-}
-
-__global__ void intra_search_u16(const unsigned short* pictures, int* costs, SearchCall call, u32* amiss) {
+__global__ void intra_search(const unsigned short* pictures, int* costs, SearchCall call, u32* amiss) {
   __shared__ SearchShared shared;
   search(shared, pictures, costs, call, amiss);
 }

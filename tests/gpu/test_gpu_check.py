@@ -37,6 +37,7 @@ def rehearse(monkeypatch, tmp_path, shapes, dynamic=(), sparse=(), only=""):
     for module in (gpu_report, gpu_deform):
         monkeypatch.setattr(module, "LIMITS", {torch.float32: 1e-5, torch.bfloat16: 1.6e-2})
     monkeypatch.setattr(gpu_report, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_report, "CHANNELS_LAST", (True,))
     monkeypatch.setattr(gpu_deform, "CHECKED", shapes)
     monkeypatch.setattr(gpu_deform, "EDGES", gpu_deform.Shape(1, 4, 5, 6))
     monkeypatch.setattr(gpu_deform, "WARPED", (1, 3, 6, 7))

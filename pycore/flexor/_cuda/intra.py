@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intra prediction and the open-loop search on a GPU.
 
-Kernels take contiguous samples of 8 or 16 bits and say with a flag whether something is out of range: whoever asks
-then finds out what.
+Kernels take contiguous samples of 16 bits, prediction also of 8, and say with a flag whether something is out of range:
+whoever asks then finds out what.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def intra_predict(
     edge_filter: bool,
 ) -> bool:
     """Writes blocks (N, n, n); False where a sample or a mode is out of range. int32 samples fit 16 bits."""
-    lines, suffix = _samples(border)
+    lines = border.contiguous() if border.dtype == torch.uint8 else _short(border)
     blocks, size = output.shape[0], output.shape[1]
     found, amiss = torch.empty(output.shape, dtype=lines.dtype, device=border.device), _flag(border)
     flags = nearest, smoothing, strong_smoothing, edge_filter
+    name, together = f"intra_predict_u{8 * lines.dtype.itemsize}", max(1, SAMPLES_TOGETHER // size**2)
     launch(
-        PREDICT, f"intra_predict_{suffix}", -(-blocks // max(1, SAMPLES_TOGETHER // size**2)), THREADS,
+        PREDICT, name, -(-blocks // together), THREADS,
         found, lines, mode.contiguous(), u64(0) if available is None else available.contiguous(),
         struct(blocks, size.bit_length() - 1, bit_depth, *map(int, flags)), amiss,
     )  # fmt: skip
@@ -53,23 +54,21 @@ def intra_search(
     ctb_size: int | None,
 ) -> bool:
     """Writes costs (B, rows, columns, 63 or 35); False where a sample is out of range. int32 samples fit 16 bits."""
-    images, suffix = _samples(pictures)
+    images = _short(pictures)
     (batch, height, width), (rows, columns, considered) = images.shape, costs.shape[1:]
     blocks, amiss = batch * rows * columns, _flag(pictures)
     ctb_log2 = 0 if ctb_size is None else ctb_size.bit_length() - 1
     geometry = height, width, rows, columns, blocks, size.bit_length() - 1, ctb_log2
     launch(
-        SEARCH, f"intra_search_{suffix}", -(-blocks // max(1, UNITS // max(1, size // 8) ** 2)), THREADS,
+        SEARCH, "intra_search", -(-blocks // max(1, UNITS // max(1, size // 8) ** 2)), THREADS,
         images, costs, struct(*geometry, bit_depth, considered, int(satd), int(strong_smoothing)), amiss,
     )  # fmt: skip
     return not amiss.item()
 
 
-def _samples(value: Tensor) -> tuple[Tensor, str]:
-    """Contiguous, and of a kind that kernels take, which its suffix names."""
-    if value.dtype == torch.uint8:
-        return value.contiguous(), "u8"
-    return (value.to(torch.int16) if value.dtype == torch.int32 else value).contiguous(), "u16"
+def _short(value: Tensor) -> Tensor:
+    """Contiguous, of 16 bits."""
+    return (value if value.dtype.itemsize == 2 else value.to(torch.int16)).contiguous()
 
 
 def _flag(like: Tensor) -> Tensor:

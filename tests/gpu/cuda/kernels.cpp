@@ -39,8 +39,7 @@ __global__ void shim_unset(int* to) {
 static const std::vector<shim::Entry> kKernels = {
     SHIM_ENTRY(intra_predict_u8),
     SHIM_ENTRY(intra_predict_u16),
-    SHIM_ENTRY(intra_search_u8),
-    SHIM_ENTRY(intra_search_u16),
+    SHIM_ENTRY(intra_search),
     SHIM_ENTRY(sparse_voxel_blocks_i32),
     SHIM_ENTRY(sparse_voxel_blocks_i64),
     SHIM_ENTRY(sparse_block_codes),
