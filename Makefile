@@ -15,7 +15,7 @@ BENCH_BIN := $(BENCH_VENV)/bin
 BUILD_TOOLS := "scikit-build-core>=0.11" "pybind11>=3.0" cmake ninja
 CXX_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 CUDA_TESTS := $(wildcard tests/gpu/cuda/*.h tests/gpu/cuda/*.cpp)
-FUZZ_TARGETS := $(wildcard tests/fuzz/*.cpp)
+FUZZ_TARGETS := $(wildcard tests/fuzz/*.cpp tests/fuzz/*.h)
 FUZZ_SECONDS ?= 300
 C_FILES := $(filter %.cpp %.h %.cu %.cuh,$(CXX_SOURCES)) $(CUDA_TESTS) $(FUZZ_TARGETS)
 DEMO_OUT ?= demo-out

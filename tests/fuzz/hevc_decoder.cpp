@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "change_bits.h"
 #include "hevc/parameter_sets.h"
 #include "hevc/stream.h"
 
@@ -97,4 +98,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     decode(data, size, options, size);
   }
   return 0;
+}
+
+extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size) __attribute__((weak));
+
+// libFuzzer's own changes, and those of bits.
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsigned seed) {
+  std::minstd_rand random(seed);
+  if (random() % 2 == 0) return LLVMFuzzerMutate(data, size, max_size);
+  fuzz::Bytes stream(data, data + size);
+  fuzz::change_bits(stream, random);
+  const size_t changed = stream.size() < max_size ? stream.size() : max_size;
+  std::memcpy(data, stream.data(), changed);
+  return changed;
 }

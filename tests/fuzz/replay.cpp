@@ -15,12 +15,14 @@
 #include <random>
 #include <vector>
 
+#include "change_bits.h"
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 extern "C" void __sanitizer_set_death_callback(void (*callback)());
 
 namespace {
 
-using Bytes = std::vector<uint8_t>;
+using fuzz::Bytes;
 
 constexpr unsigned kSecondsAnInput = 60;
 const char* failure_path;
@@ -59,7 +61,7 @@ class Mutator {
   void change(Bytes& bytes) {
     const size_t at = below(bytes.size()), length = std::min(1 + below(below(8) == 0 ? 200 : 8), bytes.size() - at);
     const auto from = bytes.begin() + static_cast<ptrdiff_t>(at), to = from + static_cast<ptrdiff_t>(length);
-    switch (below(7)) {
+    switch (below(9)) {
       case 0: bytes[at] ^= static_cast<uint8_t>(1u << below(8)); break;
       case 1: bytes[at] = static_cast<uint8_t>(below(256)); break;
       case 2: std::fill(from, to, static_cast<uint8_t>(below(2) * 255)); break;
@@ -70,12 +72,14 @@ class Mutator {
         break;
       }
       case 5: bytes.resize(at); break;
-      default: {  // another stream goes on here
+      case 6: {  // another stream goes on here
         const Bytes& other = corpus_[below(corpus_.size())];
         if (other.empty()) break;
         bytes.resize(at);
         bytes.insert(bytes.end(), other.begin() + static_cast<ptrdiff_t>(below(other.size())), other.end());
+        break;
       }
+      default: fuzz::change_bits(bytes, random_);
     }
   }
 

@@ -33,7 +33,8 @@ def sources() -> list[Path]:
     """What CMakeLists.txt lists for the decoder, without its Python bindings."""
     used = r"csrc/(?:hevc/\w+|intra/intra_(?:predict|reference)_cpu|core/(?:cpu|parallel))\.cpp"
     listed = sorted(set(re.findall(used, (ROOT / "CMakeLists.txt").read_text())))
-    return [ROOT / path for path in listed if "pybind11" not in (ROOT / path).read_text()]
+    decoder = [ROOT / path for path in listed if not re.search("encode|writer|search", path)]
+    return [path for path in decoder if "pybind11" not in path.read_text()]
 
 
 def compiles(compiler: str | None, *flags: str) -> bool:
@@ -63,7 +64,7 @@ def build(compiler: str, with_libfuzzer: bool) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     sanitizers = SANITIZERS + (",fuzzer-no-link" if with_libfuzzer else "")
     files = [*sources(), HERE / "hevc_decoder.cpp", *([] if with_libfuzzer else [HERE / "replay.cpp"])]
-    folders = [ROOT / "csrc" / name for name in ("core", "hevc", "intra")]
+    folders = [HERE, *(ROOT / "csrc" / name for name in ("core", "hevc", "intra"))]
     headers = max(path.stat().st_mtime for folder in folders for path in folder.glob("*.h"))
 
     def compile_one(source: Path) -> Path:
