@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flexor hevc`: decode HEVC intra pictures to files, and show what a stream is made of."""
+"""`flexor hevc`: encode and decode HEVC intra pictures, and show what a stream is made of."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from .failure import fail
+from .hevc_compare import compare
 
-hevc_app = typer.Typer(help="HEVC (H.265) intra pictures: decode them, look into a stream.", no_args_is_help=True)
+hevc_app = typer.Typer(
+    help="HEVC (H.265) intra pictures: encode and decode them, look into a stream.", no_args_is_help=True
+)
 
 Source = Annotated[
     Path,
@@ -32,10 +35,57 @@ def _in_one_line(source: Path) -> Iterator[None]:
         )
     except MemoryError:
         fail(f"{source}: not enough memory for its pictures")
-    except (ValueError, NotImplementedError, OSError) as error:
+    except (ValueError, TypeError, NotImplementedError, OSError) as error:
         # What a library's user is told of arguments, in this command's words.
         message, inter, _ = str(error).partition("; flexor decodes intra pictures")
         fail(message + ("; --skip-inter leaves inter pictures out" if inter else ""))
+
+
+@hevc_app.command()
+def encode(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="An image, a folder of images, or a video.", show_default=False)
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="A stream (.hevc, .h265, .265, .bit), or .mp4, .mov, .mkv.", show_default=False
+        ),
+    ],
+    qp: Annotated[int, typer.Option(min=0, max=51, help="Quantisation: 0 is best; 6 more, steps twice as large.")] = 32,
+    chroma: Annotated[str, typer.Option(help="400 (grey), 420, 422, 444, or rgb as it is.")] = "420",
+    bit_depth: Annotated[int, typer.Option(help="8 or 10.")] = 8,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Bit for bit; of RGB with --chroma rgb.")] = False,
+    preset: Annotated[str, typer.Option(help="fast, medium or best: the time given for the size.")] = "medium",
+    nearest: Annotated[
+        str, typer.Option(help="explicit, sad or boundary: nearest-neighbour prediction, for flexor's decoder only.")
+    ] = "off",
+    fps: Annotated[
+        float | None, typer.Option(min=0.001, help="Pictures a second.", show_default="IN's, else 25")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="So many pictures.", show_default="all")] = None,
+    threads: Threads = None,
+) -> None:
+    """Encode pictures as intra HEVC, each with the hash that lets decoders check it.
+
+    The pixels of an image are converted by BT.709 in the limited range, or kept with --chroma rgb; those of a video are
+    taken as they are where its format is the one asked for. 4:2:0 and 4:2:2 need even sizes. Images of a folder are
+    taken by name. A file is there whole or not at all.
+
+    **Examples**
+
+    - flexor hevc encode screenshot.png screen.hevc --chroma 444 --qp 27
+    - flexor hevc encode screenshot.png screen.mp4 --chroma rgb --lossless
+    - flexor hevc encode frames/ talk.mp4 --fps 30 --preset fast
+    - flexor hevc encode clip.mkv clip.hevc --frames 100 --nearest explicit
+
+    Exit code 2, and one line, where IN cannot be read, cannot be coded so, or OUT cannot be written.
+    """
+    with _in_one_line(source):
+        from . import hevc_encode as command
+
+        settings = command.Encoding(qp, chroma, bit_depth, lossless, preset, nearest, fps, threads, frames)
+        command.encode(source, out, settings)
 
 
 @hevc_app.command()
@@ -102,3 +152,6 @@ def info(
 
         drawing = command.Drawing(picture, number, region) if picture is not None else None
         command.info(source, command.Reading(frames, threads), drawing, headers, as_json)
+
+
+hevc_app.command()(compare)

@@ -100,6 +100,11 @@ class Encoder:
         self._finished = True
         return self._encode_waiting()
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the pictures; None before the first."""
+        return None if self._first is None else self._first[0]
+
     def _check_format(self, format: tuple[tuple[int, int], Colour], name: str) -> None:
         assert self._first is not None
         if format[0] != self._first[0]:
