@@ -280,7 +280,7 @@ def test_lenient(headers):
 def test_headers_without_data():
     """They make no pictures, which would be large."""
     headers = [writer.sps(width=4096, height=2176), writer.pps()]
-    with pytest.raises(HevcError, match="picture 0 has fewer bits than coding tree blocks; .* picture 7 has") as caught:
+    with pytest.raises(HevcError, match=r"picture 0 has fewer bits than coding tree .* picture 7 has") as caught:
         hevc.decode(writer.stream([*headers, *[writer.idr_slice()] * 1000]))
     assert not caught.value.pictures
 
