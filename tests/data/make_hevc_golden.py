@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the streams of tests/data/hevc with three encoders, and what they decode to.
 
-    python tests/data/make_hevc_golden.py --hm HM --kvazaar kvazaar [--only NAME ...]
+    python tests/data/make_hevc_golden.py --hm HM --hm-high HM --kvazaar kvazaar [--only NAME ...]
 
-HM is a folder of HM 16.7 (the reference software of H.265) with its `bin` built; x265 3.5 comes from the PATH.
+HM is a folder of HM 16.7 (the reference software of H.265) with its `bin` built, the second one with
+RExt__HIGH_BIT_DEPTH_SUPPORT; x265 3.5 comes from the PATH.
 Each stream is a few blocks of the card in tests/hevc_oracle.py. HM's decoder gives the planes, and checks them against
 the hash in the stream; `agree` in streams.json names the decoders that give the same (some have faults).
 
@@ -50,6 +51,7 @@ class Stream:
     config: str = ""  # of HM
 
 
+THROUGHPUT = "encoder_intra_high_throughput_rext.cfg"
 MAIN, MAIN10, REXT = "encoder_intra_main.cfg", "encoder_intra_main10.cfg", "encoder_intra_main_rext.cfg"
 PLAIN = (  # what encoder_intra_main_rext.cfg switches on
     "--ImplicitResidualDPCM=0 --ExplicitResidualDPCM=0 --ResidualRotation=0 --SingleSignificanceMapContext=0 "
@@ -131,6 +133,19 @@ def range_extensions():
     six = "--MaxCUChromaQpAdjustmentDepth=2 FLX_LISTS "
     yield Stream("chroma_qp_six_lists", PLAIN + six + "--QP=30", "4:2:2", size=(40, 40))
     yield Stream("chroma_qp_six_lists_444", PLAIN + six.replace("2", "3", 1) + "--QP=32", "4:4:4", size=(40, 40))
+
+
+def high_throughput():
+    """What the profiles for 16 bits have, below that."""
+    aligned = "--Profile=high-throughput-RExt --AlignCABACBeforeBypass=1 --ExtendedPrecision="
+    for name, options, chroma, depth in (
+        ("bypass_alignment", aligned + "0 --QP=14", "4:4:4", 12),
+        ("extended_precision", PLAIN + SKIP + "--ExtendedPrecision=1 --QP=2", "4:4:4", 12),
+        ("extended_precision_420_10", SKIP + "--ExtendedPrecision=1 --QP=-8", "4:2:0", 10),
+        ("extended_precision_aligned", aligned + "1 --QP=2", "4:2:2", 12),
+    ):
+        named = THROUGHPUT if "Align" in options else REXT
+        yield Stream(name, options, chroma, depth, size=(32, 32), encoder="hm-high", config=named)
 
 
 def lossless_and_pcm():
@@ -265,7 +280,7 @@ def other_encoders():
 
 
 GROUPS = (
-    structure, formats, range_extensions, lossless_and_pcm, quantisation, loop_filters, partitions,
+    structure, formats, range_extensions, high_throughput, lossless_and_pcm, quantisation, loop_filters, partitions,
     pictures_and_headers, other_encoders,
 )  # fmt: skip
 
@@ -310,15 +325,20 @@ def command(stream, source, out, lists, programs):
     if stream.encoder == "kvazaar":
         shape = ["--input-res", f"{width}x{height}", "--period", 1, "--gop", 0, "--threads", 1, "--no-info"]
         return [programs.kvazaar, "-i", source, *shape, "-o", out, *options]
-    if stream.chroma != "4:4:4" and config(stream) == REXT:
+    if stream.chroma != "4:4:4" and config(stream) in (REXT, THROUGHPUT):
         options = ["--CrossComponentPrediction=0", *options]
+    folder = home(stream, programs)
     return [
-        programs.hm / "bin/TAppEncoderStatic", "-c", programs.hm / "cfg" / config(stream), f"--InputFile={source}",
+        folder / "bin/TAppEncoderStatic", "-c", folder / "cfg" / config(stream), f"--InputFile={source}",
         f"--BitstreamFile={out}", "--ReconFile=/dev/null", f"--SourceWidth={width}", f"--SourceHeight={height}",
         f"--InputBitDepth={depth}", f"--InternalBitDepth={stream.bit_depth}", f"--InputChromaFormat={csp}",
         "--FrameRate=2", f"--FramesToBeEncoded={stream.pictures}", "--Level=4.1", "--ConformanceWindowMode=1",
         f"--SEIDecodedPictureHash={stream.hash}", *options,
     ]  # fmt: skip
+
+
+def home(stream, programs):
+    return programs.hm_high if stream.encoder == "hm-high" else programs.hm
 
 
 def config(stream):
@@ -342,7 +362,7 @@ def make(stream, folder, programs):
     lists.write_text(scaling_lists())
     environment = os.environ | {name: "1" for name in REACH if name in stream.options}
     run([str(word) for word in command(stream, source, out, str(lists), programs)], environment)
-    said = run([str(programs.hm / "bin/TAppDecoderStatic"), "-b", str(out), "-o", str(raw), "-d", "0"])
+    said = run([str(home(stream, programs) / "bin/TAppDecoderStatic"), "-b", str(out), "-o", str(raw), "-d", "0"])
     checked = said.count("(OK)")
     assert "ERROR" not in said and checked == (stream.pictures if stream.hash else 0), said
     width, height = size_decoded(stream)
@@ -350,7 +370,7 @@ def make(stream, folder, programs):
     named = oracle.PIXEL_FORMATS[stream.chroma, 12 if wide else 8]
     planes = oracle.split(raw.read_bytes(), width, height, named)
     return {
-        "encoder": {"hm": f"HM 16.7, {config(stream)}", "x265": "x265 3.5", "kvazaar": "kvazaar 2.3.2"}[stream.encoder],
+        "encoder": {"x265": "x265 3.5", "kvazaar": "kvazaar 2.3.2"}.get(stream.encoder, f"HM 16.7, {config(stream)}"),
         "options": stream.options,
         "chroma": stream.chroma,
         "bit_depth": stream.bit_depth,
@@ -382,6 +402,7 @@ def run(arguments, environment=None):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hm", type=Path, required=True)
+    parser.add_argument("--hm-high", type=Path, required=True)
     parser.add_argument("--kvazaar", required=True)
     parser.add_argument("--only", nargs="*", default=())
     programs = parser.parse_args()
