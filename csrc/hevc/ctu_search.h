@@ -235,7 +235,14 @@ inline int CtuSearch::rough_modes(int x, int y, int log2_size, const int most_pr
     }
     const bool probable = mode == most_probable[0] || mode == most_probable[1] || mode == most_probable[2];
     const double bits = (mode == most_probable[0] ? 2 : probable ? 3 : 6) + (candidate >= kNearest ? 1 : 0);
-    costs[candidate] = satd(residual, block_log2, tools_.bit_depth[0]) + root * bits;
+    int rough = satd(residual, block_log2, tools_.bit_depth[0]);
+    if (block_log2 <= 3 && tools_.transform_skip) {
+      // A few samples that are far off cost little where the transform is skipped.
+      int sum = 0;
+      for (int i = 0; i < n * n; ++i) sum += residual[i] < 0 ? -residual[i] : residual[i];
+      rough = smaller(rough, sum + sum / 2);
+    }
+    costs[candidate] = rough + root * bits;
   };
   if (state_.effort.coarse_modes) {
     // Every fourth direction, then those beside the best.
@@ -265,9 +272,24 @@ inline int CtuSearch::rough_modes(int x, int y, int log2_size, const int most_pr
     for (int k = 0; k < count; ++k) there |= (modes[k] & kModeMask) == most_probable[i];
     if (!there) modes[count++] = most_probable[i];
   }
-  // Each direction between samples is tried both ways.
-  for (int i = 0, angles = with_nearest ? count : 0; i < angles; ++i) {
+  if (!with_nearest) return count;
+  // Each direction between samples is tried both ways, and those that are best by the nearer sample too.
+  const int bilinear = count;
+  for (int i = 0; i < bilinear; ++i) {
     if (is_fractional(modes[i])) modes[count++] = modes[i] | kNearest;
+  }
+  for (int mode = 0; mode < 35; ++mode) {
+    if (is_fractional(mode)) measure(mode | kNearest);
+  }
+  for (int i = bilinear; i < count; ++i) costs[modes[i]] = 1e300;
+  for (int more = 0; more < (wanted + 1) / 2; ++more) {
+    int best = -1;
+    for (int candidate = kNearest; candidate < 128; ++candidate) {
+      if (costs[candidate] < 1e299 && (best < 0 || costs[candidate] < costs[best])) best = candidate;
+    }
+    if (best < 0) break;
+    modes[count++] = best;
+    costs[best] = 1e300;
   }
   return count;
 }
