@@ -38,7 +38,7 @@ GROUPS: dict[str, tuple[str, Colour]] = {
 # intraPredAngle of modes 2 to 34 (H.265 table 8-5).
 _HALF = (32, 26, 21, 17, 13, 9, 5, 2, 0, -2, -5, -9, -13, -17, -21, -26)
 ANGLES = (*_HALF, -32, *reversed(_HALF[1:]), 32)
-BYPASS_FLAG, PCM_FLAG, SKIPPED_FLAG, NXN_FLAG = 2, 4, 2, 1
+BYPASS_FLAG, PCM_FLAG, SKIPPED_FLAG = 2, 4, 2
 LONGEST, MARGIN = 4096, 24
 
 
@@ -104,20 +104,8 @@ def _draw_blocks(picture: Image.Image, structure: Structure) -> None:
         pen.line([(edge * scale, 0), (edge * scale, height * scale)], (*CODING_TREE, 230), 2)
     for edge in range(-(structure.origin[1] + top) % size, height, size):
         pen.line([(0, edge * scale), (width * scale, edge * scale)], (*CODING_TREE, 230), 2)
-    for x, y, extent, mode in _predicted(coding):
-        _mode(pen, structure, x, y, extent, mode)
-
-
-def _predicted(coding: NDArray) -> Iterator[tuple[int, int, int, int]]:
-    """(x, y, size, mode) of every luma prediction block."""
-    for block in coding[(coding["flags"] & PCM_FLAG) == 0]:
-        size, modes = 1 << int(block["log2_size"]), [int(mode) for mode in block["luma_modes"]]
-        if block["flags"] & NXN_FLAG:
-            half = size // 2
-            for part, mode in enumerate(modes):
-                yield int(block["x"]) + part % 2 * half, int(block["y"]) + part // 2 * half, half, mode
-        else:
-            yield int(block["x"]), int(block["y"]), size, modes[0]
+    for block in structure.blocks.prediction_blocks():
+        _mode(pen, structure, *(int(block[name]) for name in ("x", "y", "size", "mode")))
 
 
 def _place(structure: Structure, x: float, y: float) -> tuple[float, float]:

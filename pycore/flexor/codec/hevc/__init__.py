@@ -4,10 +4,11 @@
 from .decoder import Decoder, decode, iterate
 from .encode import Encoder, encode
 from .errors import HevcError, HevcUnsupported
-from .inspection import Inspection, Unit, inspect
+from .inspection import Blocks, Inspection, Unit, inspect
 from .picture import Colour, Picture
 
 __all__ = [
+    "Blocks",
     "Colour",
     "Decoder",
     "Encoder",

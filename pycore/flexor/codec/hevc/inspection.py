@@ -22,6 +22,9 @@ UNIT_NAMES = {
 """Table 7-1 of H.265."""
 
 
+NXN, PCM, NEAREST = 1, 4, 8  # flags of coding blocks
+
+
 @dataclass(frozen=True)
 class Unit:
     """A NAL unit.
@@ -54,8 +57,9 @@ class Blocks:
 
     Attributes:
         bits: information content by group of syntax elements.
-        coding_blocks: structured array: x, y (luma samples), log2_size, flags (1 NxN, 2 transquant bypass, 4 PCM), qp
-            (QpY), chroma_mode, luma_modes (four; NxN uses all).
+        coding_blocks: structured array: x, y (luma samples), log2_size, flags (1 NxN, 2 transquant bypass, 4 PCM; 8,
+            16, 32, 64: the four parts are predicted by nearest, see docs/hevc_nearest.md), qp (QpY), chroma_mode,
+            luma_modes (four; NxN uses all).
         transform_blocks: structured array: x, y (samples of the component), log2_size, component (0 Y, 1 Cb, 2 Cr),
             flags (1 coded, 2 transform skip, 4 RDPCM, 8 cross-component prediction, 16 rotated, 32 hidden signs).
         sao_types: (CTBs, 3), raster scan: by component 0 none, 1 band, 2 edge.
@@ -65,6 +69,19 @@ class Blocks:
     coding_blocks: NDArray[Any]
     transform_blocks: NDArray[Any]
     sao_types: NDArray[np.uint8]
+
+    def prediction_blocks(self) -> NDArray[Any]:
+        """Every luma prediction block that has a mode: structured array of x, y, size, mode, nearest (bool)."""
+        coding = self.coding_blocks[(self.coding_blocks["flags"] & PCM) == 0]
+        divided = (coding["flags"] & NXN) != 0
+        of, part = np.nonzero(np.stack([np.ones(len(coding), bool), divided, divided, divided], axis=1))
+        blocks = np.empty(len(of), [("x", "i4"), ("y", "i4"), ("size", "i4"), ("mode", "i4"), ("nearest", "?")])
+        blocks["size"] = 1 << (coding["log2_size"].astype(np.int32) - divided)[of]
+        blocks["x"] = coding["x"][of] + part % 2 * blocks["size"]
+        blocks["y"] = coding["y"][of] + part // 2 * blocks["size"]
+        blocks["mode"] = coding["luma_modes"][of, part]
+        blocks["nearest"] = coding["flags"][of] >> part & NEAREST
+        return blocks
 
 
 @dataclass(frozen=True, eq=False)
