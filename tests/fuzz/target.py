@@ -3,8 +3,9 @@
 
     python tests/fuzz/target.py --seconds 3600
 
-clang++ brings libFuzzer; without it, g++ replays the corpus and random changes of it. The corpus is tests/data/hevc and
-what once failed, tests/fuzz/found. New inputs go to build/fuzz/corpus, failures to build/fuzz/failures.
+clang++ brings libFuzzer; without it, g++ replays the corpus and random changes of it. The corpus is tests/data/hevc,
+tests/fuzz/corpus and what once failed, tests/fuzz/found. New inputs go to build/fuzz/corpus, failures to
+build/fuzz/failures.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "fuzz"
-CORPUS = [ROOT / "tests" / "data" / "hevc", HERE / "found"]
+CORPUS = [ROOT / "tests" / "data" / "hevc", HERE / "corpus", HERE / "found"]
 OUT = ROOT / "build" / "fuzz"
 FLAGS = ["-std=c++17", "-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", "-I", str(ROOT / "csrc")]
 # One instruction set is enough, and the oldest is there everywhere; tests/test_hevc_kernels.py compares them.
