@@ -34,7 +34,19 @@ class Quantizer {
   double lambda_ = 0;
   int qbits_ = 0;
   int scale_ = 0;
-  double up_bits_[1024], down_bits_[1024], here_bits_[1024];  // a level's bits when it were one more, one less, as is
+  // What decides the bits of another level at a scan position, as the contexts stood there.
+  struct Moment {
+    float flag;  // bits of sig_coeff_flag 1 less those of 0
+    int8_t set, greater1_context, rice, base;
+    bool flagged, second;
+  };
+  double bits_at(int at, int level) const {
+    const Moment& m = moments_[at];
+    return level == 0 ? 0
+                      : level_bits(level, m.base, m.set, m.greater1_context, m.rice, m.flagged, m.second) +
+                            static_cast<double>(m.flag);
+  }
+  Moment moments_[1024];
 };
 
 inline double remaining_bits(int value, int rice) {
@@ -165,7 +177,6 @@ inline int Quantizer::run(int16_t* levels, const int16_t* coefficients, int comp
       const int base = flagged ? (second ? 3 : 2) : 1;
       int best_level = 0;
       double best = is_last || maxima[n] > 2 ? 1e300 : zero_error[at] + sig_zero;
-      double best_bits = 0;
       for (int level = maxima[n]; level >= 1 && level >= maxima[n] - 1; --level) {
         const double off = static_cast<double>(scaled[n] - (static_cast<int64_t>(level) << qbits_));
         const double bits = level_bits(level, base, set, context, rice, flagged, second);
@@ -173,18 +184,17 @@ inline int Quantizer::run(int16_t* levels, const int16_t* coefficients, int comp
         if (candidate < best) {
           best = candidate;
           best_level = level;
-          best_bits = bits;
         }
       }
       cost_of[at] = best;
       significance[at] = best_level != 0 ? sig_one : sig_zero;
-      if (tools.sign_hiding) {
-        const double flag = (sig_one - sig_zero) / lambda_;
-        here_bits_[at] = best_level == 0 ? 0 : best_bits + flag;
-        up_bits_[at] = level_bits(best_level + 1, base, set, context, rice, flagged, second) + flag;
-        down_bits_[at] =
-            best_level <= 1 ? 0 : level_bits(best_level - 1, base, set, context, rice, flagged, second) + flag;
-      }
+      moments_[at] = {static_cast<float>((sig_one - sig_zero) / lambda_),
+                      static_cast<int8_t>(set),
+                      static_cast<int8_t>(context),
+                      static_cast<int8_t>(rice),
+                      static_cast<int8_t>(base),
+                      flagged,
+                      second};
       sub_cost += best;
       sub_significance += significance[at];
       out[(within.y[n] << log2_size) + within.x[n]] = static_cast<int16_t>(best_level);
@@ -217,7 +227,6 @@ inline int Quantizer::run(int16_t* levels, const int16_t* coefficients, int comp
           out[(within.y[n] << log2_size) + within.x[n]] = 0;
           cost_of[16 * i + n] = zero_error[16 * i + n];
           significance[16 * i + n] = 0;
-          here_bits_[16 * i + n] = 0;
         }
         sub_block_cost[i] = flag_zero;
         total_cost += zeros + flag_zero;
@@ -328,10 +337,11 @@ inline void Quantizer::hide_signs(int16_t* levels, const int16_t* coefficients, 
       const int at = 16 * i + n;
       const double scaled = static_cast<double>(c < 0 ? -c : c) * scale_;
       const double step = static_cast<double>(int64_t{1} << qbits_);
+      const double here = bits_at(at, size);
       const double now = scaled - size * step;
       const double up = now - step, down = now + step;
       const auto consider = [&](double off, double bits, int change) {
-        const double rise = (off * off - now * now) * to_error_ + lambda_ * (bits - here_bits_[at]);
+        const double rise = (off * off - now * now) * to_error_ + lambda_ * (bits - here);
         if (rise < best) {
           best = rise;
           best_place = place;
@@ -341,12 +351,12 @@ inline void Quantizer::hide_signs(int16_t* levels, const int16_t* coefficients, 
       if (size == 0) {
         // A new level below the lowest becomes the one whose sign is hidden.
         if (n < lowest && (c < 0) != negative) continue;
-        if (size < 32767) consider(up, up_bits_[at], 1);
+        if (size < 32767) consider(up, bits_at(at, size + 1), 1);
         continue;
       }
-      if (size < 32767) consider(up, up_bits_[at], 1);
+      if (size < 32767) consider(up, bits_at(at, size + 1), 1);
       const bool ends = n == lowest || n == highest;
-      if (size > 1 || !ends) consider(down, down_bits_[at], -1);
+      if (size > 1 || !ends) consider(down, bits_at(at, size - 1), -1);
     }
     if (best_place < 0) continue;
     const int size = (levels[best_place] < 0 ? -levels[best_place] : levels[best_place]) + best_change;
