@@ -25,7 +25,7 @@ from .goals import Gain, Goal
 SCALAR = "scalar C++"
 PREDICT, SEARCH = "predict", "search"
 SIZES = (4, 8, 16, 32, 64)
-SAMPLES = 2**20  # of the blocks of a call
+SAMPLES = 2**18  # of the blocks of a call: what a second-level cache holds
 PICTURE = (1080, 1920)
 DEPTH_OF = {torch.uint8: 8, torch.uint16: 10}
 
