@@ -30,7 +30,7 @@ from ..codec.hevc.compare import (
     missing,
     save,
 )
-from ..codec.hevc.compare.measure import in_processes
+from ..codec.hevc.compare.points import in_processes
 from ..codec.hevc.compare.tables import LABELS, signed
 from .frames import Frame, FrameError, read_image
 from .hevc_compare_page import page
@@ -59,8 +59,6 @@ def run(request: Request) -> None:
     Raises: FrameError, OSError; ValueError for options and sizes; ImportError without bjontegaard.
     """
     console, messages = Console(), Console(stderr=True)
-    for file in filter(None, (request.report, request.json)):  # before minutes of work
-        _check_writable(file)
     peers = list(PEERS) if request.peers == ["all"] else [] if request.peers == ["none"] else request.peers
     chosen = {chroma: choose(request.variants, peers, chroma, request.preset) for chroma in request.chromas}
     if not any(contestants for contestants, _ in chosen.values()):
@@ -68,6 +66,8 @@ def run(request: Request) -> None:
     images = _read(request.images, request.crop)
     sources = {chroma: [make_source(name, rgb, chroma) for name, rgb in images] for chroma in request.chromas}
     results = load(request.json) if request.json is not None and request.json.exists() else Results()
+    for file in filter(None, (request.report, request.json)):  # before minutes of work
+        _check_writable(file)
     results.failures = []
     results.absent = {name: why for _, absent in chosen.values() for name, why in absent.items()}
     for name, why in results.absent.items():

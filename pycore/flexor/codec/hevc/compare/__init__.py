@@ -2,7 +2,7 @@
 """Rate-distortion comparison of flexor's encoder with others: `choose` who, `measure` points, `comparisons` of them."""
 
 from .contestants import CHROMA, PEERS, PRESETS, VARIANTS, Contestant, choose
-from .measure import Failure, Point, Results, Source, load, make_source, measure, missing, save
+from .points import Failure, Point, Results, Source, load, make_source, measure, missing, save
 from .quality import Delta, bd_rate, psnr, weighted_psnr
 from .tables import Comparison, comparisons, markdown
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import resource
 import shutil
@@ -149,7 +150,6 @@ class Library:
     Attributes:
         codec: its name there.
         options: by name, with {q}.
-        formats: chroma formats that it takes.
         decoder: of PyAV, for its streams.
     """
 
@@ -176,6 +176,7 @@ class Library:
         import av
 
         frame = _frame(planes, chroma)
+        os.environ.setdefault("SVT_LOG", "1")  # errors only: it writes to stderr
         try:
             encoder: Any = av.CodecContext.create(self.codec, "w")
             encoder.width, encoder.height, encoder.pix_fmt = frame.width, frame.height, frame.format.name

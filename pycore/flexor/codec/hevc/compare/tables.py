@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from .contestants import PEERS, VARIANTS
-from .measure import Results
+from .points import Results
 from .quality import Delta, bd_rate
 
 LABELS = {
