@@ -10,8 +10,10 @@ from pathlib import Path
 
 from flexor import bench
 from flexor.bench import picture, report
+from flexor.codec.hevc import compare
 
 ROOT = Path(__file__).resolve().parent.parent
+RATE_DISTORTION = ROOT / "docs" / "hevc_nearest.md"  # shows what `flexor hevc compare --json` wrote
 # family -> (document, whether it shows everything)
 DOCUMENTS = {
     "deform": ((ROOT / "README.md", False), (ROOT / "docs" / "deform.md", True)),
@@ -33,14 +35,21 @@ def main() -> int:
     options = parser.parse_args()
     files = options.results or sorted((ROOT / "bench" / "results").glob("*.json"))
     try:
-        found = [results for results in map(bench.load, files) if results.get("family") in bench.FAMILIES]
+        loaded = [(file, bench.load(file)) for file in files]
+        found = [results for _, results in loaded if results.get("family") in bench.FAMILIES]
+        rates = [compare.load(file) for file, results in loaded if results.get("family") == compare.FAMILY]
         base = bench.load(options.base) if options.base else None
     except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
-    if not found:
+    if not found and not rates:
         print("report: no results; make bench writes them", file=sys.stderr)
         return 2
+    for points in rates:
+        if options.write:
+            write_block(RATE_DISTORTION, compare.FAMILY, compare.markdown(points))
+        elif base is None:
+            print(compare.markdown(points))
     for results in found:
         if base is not None:
             print(report.compare(results, base))
@@ -58,15 +67,18 @@ def write(results: dict) -> None:
     picture.draw(results, image)
     print(f"drew {image.relative_to(ROOT)}")
     for document, everything in DOCUMENTS[family]:
-        if not document.exists():
-            continue
-        text = document.read_text()
-        replaced = replace_block(text, family, report.markdown(results, everything))
-        if replaced is None:
-            print(f"{document.relative_to(ROOT)} has no bench:{family} block")
-            continue
-        document.write_text(replaced)
-        print(f"wrote {document.relative_to(ROOT)}")
+        if document.exists():
+            write_block(document, family, report.markdown(results, everything))
+
+
+def write_block(document: Path, family: str, block: str) -> None:
+    """Puts `block` where the document has it."""
+    replaced = replace_block(document.read_text(), family, block)
+    if replaced is None:
+        print(f"{document.relative_to(ROOT)} has no bench:{family} block")
+        return
+    document.write_text(replaced)
+    print(f"wrote {document.relative_to(ROOT)}")
 
 
 def replace_block(text: str, family: str, block: str) -> str | None:

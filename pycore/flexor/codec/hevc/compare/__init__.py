@@ -2,12 +2,13 @@
 """Rate-distortion comparison of flexor's encoder with others: `choose` who, `measure` points, `comparisons` of them."""
 
 from .contestants import CHROMA, PEERS, PRESETS, VARIANTS, Contestant, choose
-from .points import Failure, Point, Results, Source, load, make_source, measure, missing, save
+from .points import FAMILY, Failure, Point, Results, Source, load, make_source, measure, missing, save
 from .quality import Delta, bd_rate, psnr, weighted_psnr
 from .tables import Comparison, comparisons, markdown
 
 __all__ = [
     "CHROMA",
+    "FAMILY",
     "PEERS",
     "PRESETS",
     "VARIANTS",
