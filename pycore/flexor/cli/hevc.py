@@ -52,7 +52,7 @@ def encode(
             metavar="OUT", help="A stream (.hevc, .h265, .265, .bit), or .mp4, .mov, .mkv.", show_default=False
         ),
     ],
-    qp: Annotated[int, typer.Option(min=0, max=51, help="Quantisation: 0 is best; 6 more, steps twice as large.")] = 32,
+    qp: Annotated[int, typer.Option(help="Quantisation, 0 (best) to 51; 6 more, steps twice as large.")] = 32,
     chroma: Annotated[str, typer.Option(help="400 (grey), 420, 422, 444, or rgb as it is.")] = "420",
     bit_depth: Annotated[int, typer.Option(help="8 or 10.")] = 8,
     lossless: Annotated[bool, typer.Option("--lossless", help="Bit for bit; of RGB with --chroma rgb.")] = False,
