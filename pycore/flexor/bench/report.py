@@ -257,7 +257,8 @@ def _gain_cells(gain: Gain, ours: float, yardstick: float) -> Iterator[str]:
     yield f"{ours:.2f}x"
     yield f"{yardstick:.2f}x"
     yield f"{ours / yardstick:.0%}"
-    yield f"at least {gain.limit(yardstick):.2f}x: {_verdict(gain.met(ours, yardstick))}"
+    limit = gain.limit(yardstick)
+    yield f"at least {limit:.2f}x: {_verdict(gain.met(ours, yardstick))}" if limit else "-"
 
 
 def _kind(record: Record) -> str:
