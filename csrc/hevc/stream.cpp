@@ -113,7 +113,7 @@ void StreamDecoder::read_unit(const RawNal& raw) {
   unit.nal.temporal_id = nal.temporal_id;
   unit.bytes = raw.size;
   dispatch(nal, &unit);
-  if (is_slice(unit.nal.nal_unit_type) && gathered_ != nullptr) unit.picture = gathered_->picture->number;
+  if (is_slice(nal.nal_unit_type) && gathered_ != nullptr) unit.picture = gathered_->picture->number;
   units_.push_back(std::move(unit));
 }
 

@@ -17,9 +17,9 @@ UNIT_NAMES = {
     0: "TRAIL_N", 1: "TRAIL_R", 2: "TSA_N", 3: "TSA_R", 4: "STSA_N", 5: "STSA_R", 6: "RADL_N", 7: "RADL_R",
     8: "RASL_N", 9: "RASL_R", 16: "BLA_W_LP", 17: "BLA_W_RADL", 18: "BLA_N_LP", 19: "IDR_W_RADL", 20: "IDR_N_LP",
     21: "CRA", 32: "VPS", 33: "SPS", 34: "PPS", 35: "AUD", 36: "EOS", 37: "EOB", 38: "FD", 39: "PREFIX_SEI",
-    40: "SUFFIX_SEI",
+    40: "SUFFIX_SEI", 48: "NEAREST_SLICE", 49: "NEAREST_PARAMETERS",
 }  # fmt: skip
-"""Table 7-1 of H.265."""
+"""Table 7-1 of H.265, and the two types of docs/hevc_nearest.md."""
 
 
 NXN, PCM, NEAREST = 1, 4, 8  # flags of coding blocks
