@@ -3,8 +3,8 @@
 
 python docs/hevc_result.py
 
-The stream is made by PyAV's x265 from a photograph that scikit-image ships (coffee, CC0, by Rachel Michetti) beside a few
-lines of text, so that it shows both kinds of picture. A second table lists the committed streams of tests/data/hevc.
+The stream is made by PyAV's x265 from a photograph that scikit-image ships (coffee, CC0, by Rachel Michetti) beside a
+few lines of text, so that it shows both kinds of picture. A table lists the committed streams of tests/data/hevc.
 """
 
 import inspect
