@@ -58,6 +58,14 @@ Pictures decode(const uint8_t* data, size_t size, StreamOptions options, size_t 
   return pictures;
 }
 
+// What a container says before its samples.
+void read_configuration(const uint8_t* data, size_t size) {
+  try {
+    const DecoderConfiguration configuration = parse_configuration(data, size);
+    StreamDecoder({}).add_parameter_sets(configuration.parameter_sets);
+  } catch (const StreamError&) {}
+}
+
 [[noreturn]] void differ(const char* what) {
   std::fprintf(stderr, "one thread and two, or the whole stream and its pieces, differ in %s\n", what);
   std::abort();
@@ -82,8 +90,10 @@ void compare(const Pictures& a, const Pictures& b) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 4 || size > kMaxStream) return -1;
+  if (data[0] == 1) read_configuration(data, size);
   StreamOptions options;
-  if (data[0] != 0 || data[1] != 0) options.length_size = 4;
+  const bool start_code = data[0] == 0 && data[1] == 0 && (data[2] == 1 || (data[2] == 0 && data[3] == 1));
+  if (!start_code) options.length_size = 4;
   if (declares_large_pictures(data, size, options.length_size)) return -1;
   const Pictures pictures = decode(data, size, options, size);
   // The rest takes longer: every so often, of those that decode.
