@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 from flexor.cli.app import app
+from flexor.codec import hevc
 from flexor.codec.hevc import compare
 from flexor.codec.hevc.compare import contestants, points, routes
 from PIL import Image
@@ -145,6 +146,28 @@ def test_a_failing_encoder_is_recorded():
         failure = points.measure_point(contestants.Contestant("x265-slow", program), source, 30)
         assert (failure.image, failure.contestant, failure.qp) == ("screen", "x265-slow", 30)
         assert re.search(why, failure.why) and "\n" not in failure.why
+
+
+def test_where_nearest_was_chosen(tmp_path):
+    image = screen(96, 64)
+    stream = hevc.encode(image, nearest="explicit", preset="best", qp=27)
+    found = hevc.inspect(stream)
+    assert [(unit.name, unit.picture) for unit in found.units[3:5]] == [
+        ("NEAREST_PARAMETERS", None),
+        ("NEAREST_SLICE", 0),
+    ]
+    blocks = found.pictures[0][1].prediction_blocks()
+    covered = np.zeros((64, 96), int)
+    for block in blocks:
+        covered[block["y"] : block["y"] + block["size"], block["x"] : block["x"] + block["size"]] += 1
+    assert (covered == 1).all() and {4, 8} <= {*blocks["size"]}
+    assert blocks["nearest"].any() and not blocks["nearest"].all()
+    assert not (blocks["nearest"] & np.isin(blocks["mode"], (0, 1, 2, 10, 18, 26, 34))).any()
+    plain = hevc.inspect(hevc.encode(image, preset="best", qp=27)).pictures[0][1].prediction_blocks()
+    assert not plain["nearest"].any()
+    (tmp_path / "nearest.hevc").write_bytes(stream)
+    result = CliRunner().invoke(app, ["hevc", "info", str(tmp_path / "nearest.hevc")])
+    assert result.exit_code == 0 and "1 NEAREST_SLICE" in result.stdout
 
 
 def test_tables_from_json(tmp_path):
