@@ -28,7 +28,7 @@ enum NalUnitType {
   kNalEob = 37,
   kNalPrefixSei = 39,
   kNalSuffixSei = 40,
-  kNalNearestSlice = 48,       // unspecified in H.265: ours, docs/hevc_nearest.md
+  kNalNearestSlice = 48,  // unspecified in H.265: ours, docs/hevc_nearest.md
   kNalNearestParameters = 49,
 };
 

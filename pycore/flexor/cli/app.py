@@ -122,7 +122,9 @@ def align(
 
 @app.command()
 def bench(
-    family: Annotated[str, typer.Argument(help="deform, warp, dynamic, match, grid, sparse, intra or hevc.")] = "deform",
+    family: Annotated[
+        str, typer.Argument(help="deform, warp, dynamic, match, grid, sparse, intra or hevc.")
+    ] = "deform",
     as_json: Annotated[Path | None, typer.Option("--json", help="Also write every number to this file.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the result, .svg or .png.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every shape, batch, type and layout: minutes.")] = False,
