@@ -237,7 +237,7 @@ inline void BlockCoder::rebuild(const int16_t* levels, bool skip) {
   const int log2_size = block_.log2_size;
   const int shift = bit_depth_ + log2_size - 5;
   const int64_t rounding = int64_t{1} << (shift - 1);
-  const int64_t step = static_cast<int64_t>(kDequantScale[qp_ % 6] * 16) << (qp_ / 6);
+  const int64_t step = static_cast<int64_t>(kLevelScale[qp_ % 6] * 16) << (qp_ / 6);
   int width = 0, height = 0;
   for (int row = 0; row < n_; ++row) {
     for (int k = 0; k < n_; ++k) {

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <exception>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -79,17 +78,11 @@ class HevcEncoder {
     {
       const py::gil_scoped_release nogil;
       for (const Source& source : sources) check_samples(source);
-      std::vector<std::exception_ptr> errors(sources.size());
       const bool side_by_side = count >= threads;
       run_tasks(side_by_side ? threads : 1, count, [&](int i) {
         const size_t at = static_cast<size_t>(i);
-        try {
-          streams[at] = encoder_.encode(sources[at].planes, side_by_side ? 1 : threads);
-        } catch (...) { errors[at] = std::current_exception(); }
+        streams[at] = encoder_.encode(sources[at].planes, side_by_side ? 1 : threads);
       });
-      for (const std::exception_ptr& error : errors) {
-        if (error) std::rethrow_exception(error);
-      }
     }
     py::list out;
     for (const std::vector<uint8_t>& stream : streams) out.append(to_bytes(stream));

@@ -10,7 +10,6 @@
 namespace flexor::FLEXOR_ISA {
 
 static constexpr int kQuantScale[6] = {26214, 23302, 20560, 18396, 16384, 14564};
-static constexpr int kDequantScale[6] = {40, 45, 51, 57, 64, 72};
 
 class Quantizer {
  public:

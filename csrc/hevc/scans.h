@@ -56,6 +56,7 @@ struct SignificanceContexts {
 };
 static constexpr SignificanceContexts kSignificanceContexts;
 
+// levelScale of clause 8.6.3.
 static constexpr int kLevelScale[6] = {40, 45, 51, 57, 64, 72};
 
 // scanIdx of clause 7.4.9.11: blocks of some directions are scanned across them.

@@ -2,8 +2,6 @@
 #include "hevc/stream.h"
 
 #include <algorithm>
-#include <atomic>
-#include <new>
 
 #include "hevc/nearest.h"
 #include "hevc/picture_decoder.h"
@@ -319,13 +317,9 @@ void StreamDecoder::decode_batch() {
   const std::vector<std::shared_ptr<OutputPicture>> pictures = std::exchange(batch_, {});
   const int count = static_cast<int>(pictures.size());
   const bool side_by_side = count >= options_.threads;
-  std::atomic<bool> out_of_memory{false};
   run_tasks(side_by_side ? options_.threads : 1, count, [&](int i) {
-    try {
-      decode_output(*pictures[static_cast<size_t>(i)], side_by_side ? 1 : options_.threads, options_.verify);
-    } catch (const std::bad_alloc&) { out_of_memory = true; }
+    decode_output(*pictures[static_cast<size_t>(i)], side_by_side ? 1 : options_.threads, options_.verify);
   });
-  if (out_of_memory) throw std::bad_alloc();
 }
 
 }  // namespace flexor::hevc
