@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "core/parallel.h"
@@ -33,12 +34,34 @@ struct Plane {
   int width = 0, height = 0;    // of the coded picture, before the conformance window
 };
 
+// Memory of frames that are done with, for the next ones: fresh memory costs as much as filtering it.
+class FramePool {
+ public:
+  explicit FramePool(int most) : most_(static_cast<size_t>(most)) {}
+  std::unique_ptr<SharedBuffer> take(size_t bytes);  // throws std::bad_alloc
+  void give_back(std::unique_ptr<SharedBuffer> memory, size_t bytes);
+
+ private:
+  const size_t most_;
+  std::mutex lock_;
+  size_t bytes_ = 0;  // of each
+  std::vector<std::unique_ptr<SharedBuffer>> free_;
+};
+
 struct Frame {
-  explicit Frame(const SequenceParameters& sps);  // throws std::bad_alloc
-  Plane planes[3];                                // monochrome: one
+  explicit Frame(const SequenceParameters& sps, FramePool* pool = nullptr);  // throws std::bad_alloc
+  ~Frame();
+  Frame(const Frame&) = delete;
+  Frame& operator=(const Frame&) = delete;
+
+  Plane planes[3];  // monochrome: one
   int plane_count = 1;
   bool damaged = false;  // a part could not be decoded
-  std::unique_ptr<SharedBuffer> memory;
+
+ private:
+  FramePool* const pool_;
+  size_t bytes_ = 0;
+  std::unique_ptr<SharedBuffer> memory_;
 };
 
 }  // namespace flexor::hevc

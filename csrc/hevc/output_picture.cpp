@@ -75,8 +75,8 @@ void OutputPicture::add_damage(const std::string& reason) {
   damage += damage.empty() ? reason : "; " + reason;
 }
 
-void decode_output(OutputPicture& picture, int threads, bool verify) {
-  Frame frame(*picture.sps);
+void decode_output(OutputPicture& picture, FramePool& pool, int threads, bool verify) {
+  Frame frame(*picture.sps, &pool);
   decode_picture(picture.coded, frame, threads, picture.analysis.get());
   picture.coded = {};
   if (frame.damaged) picture.add_damage("slice data are missing or cannot be decoded");

@@ -38,6 +38,6 @@ struct OutputPicture {
 };
 
 // Decodes the slices, verifies the hashes, crops, and lets go of the rest. Throws std::bad_alloc.
-void decode_output(OutputPicture& picture, int threads, bool verify);
+void decode_output(OutputPicture& picture, FramePool& pool, int threads, bool verify);
 
 }  // namespace flexor::hevc

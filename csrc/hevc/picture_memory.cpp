@@ -191,7 +191,31 @@ void PictureMemory::wait(int row_rs, int count) const {
   }
 }
 
-Frame::Frame(const SequenceParameters& sps) : plane_count(sps.chroma_array_type == 0 ? 1 : 3) {
+std::unique_ptr<SharedBuffer> FramePool::take(size_t bytes) {
+  {
+    const std::lock_guard<std::mutex> guard(lock_);
+    if (bytes == bytes_ && !free_.empty()) {
+      std::unique_ptr<SharedBuffer> memory = std::move(free_.back());
+      free_.pop_back();
+      return memory;
+    }
+  }
+  return std::make_unique<SharedBuffer>(bytes);
+}
+
+void FramePool::give_back(std::unique_ptr<SharedBuffer> memory, size_t bytes) {
+  const std::lock_guard<std::mutex> guard(lock_);
+  if (bytes != bytes_) free_.clear();
+  bytes_ = bytes;
+  if (free_.size() < most_) free_.push_back(std::move(memory));
+}
+
+Frame::~Frame() {
+  if (pool_ != nullptr && memory_ != nullptr) pool_->give_back(std::move(memory_), bytes_);
+}
+
+Frame::Frame(const SequenceParameters& sps, FramePool* pool)
+    : plane_count(sps.chroma_array_type == 0 ? 1 : 3), pool_(pool) {
   // A line more than the blocks need: kernels may read a little beyond a row.
   const size_t ctb = size_t{1} << sps.ctb_log2;
   size_t offsets[3] = {}, total = 0;
@@ -206,8 +230,9 @@ Frame::Frame(const SequenceParameters& sps) : plane_count(sps.chroma_array_type 
     total = offsets[i] + static_cast<size_t>(planes[i].stride) * (height + 1);
     total = (total + 63) / 64 * 64;
   }
-  memory = std::make_unique<SharedBuffer>(sizeof(uint16_t) * (total + 64));
-  for (int i = 0; i < plane_count; ++i) planes[i].samples = memory->as<uint16_t>() + offsets[i];
+  bytes_ = sizeof(uint16_t) * (total + 64);
+  memory_ = pool != nullptr ? pool->take(bytes_) : std::make_unique<SharedBuffer>(bytes_);
+  for (int i = 0; i < plane_count; ++i) planes[i].samples = memory_->as<uint16_t>() + offsets[i];
 }
 
 }  // namespace flexor::hevc

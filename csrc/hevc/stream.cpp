@@ -318,7 +318,7 @@ void StreamDecoder::decode_batch() {
   const int count = static_cast<int>(pictures.size());
   const bool side_by_side = count >= options_.threads;
   run_tasks(side_by_side ? options_.threads : 1, count, [&](int i) {
-    decode_output(*pictures[static_cast<size_t>(i)], side_by_side ? 1 : options_.threads, options_.verify);
+    decode_output(*pictures[static_cast<size_t>(i)], pool_, side_by_side ? 1 : options_.threads, options_.verify);
   });
 }
 

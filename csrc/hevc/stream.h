@@ -40,7 +40,8 @@ struct TracedUnit final : SyntaxTrace {
 
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const StreamOptions& options) : options_(options), splitter_(options.length_size) {}
+  explicit StreamDecoder(const StreamOptions& options)
+      : options_(options), splitter_(options.length_size), pool_(options.threads) {}
 
   // A container's parameter sets, each a NAL unit.
   void add_parameter_sets(const std::vector<RawNal>& units);
@@ -89,6 +90,7 @@ class StreamDecoder {
 
   const StreamOptions options_;
   NalSplitter splitter_;
+  FramePool pool_;
   std::array<Stored<SequenceParameters>, kMaxSps> sps_;
   std::array<Stored<PictureParameters>, kMaxPps> pps_;
   Parameters active_;
