@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 1920, 1080
-PICTURES = 4
+PICTURES = 12
 STEP = 24  # pixels that a picture is moved against the one before
 PHOTOGRAPH, CODE = "photo", "code"  # a photograph that scikit-image ships; a page of program text
 
