@@ -74,9 +74,11 @@ def test_goals_and_tables(tmp_path):
     held = {(each.op, each.case, each.direction, each.batch) for each in hevc.contests(everything=True)}
     assert all((goal.op, goal.case, goal.direction, goal.batch) in held for goal in hevc.GOALS)
     case = hevc.CASES[0].name
-    record = {"op": "hevc", "case": case, "direction": DECODE, "batch": hevc_streams.PICTURES, "dtype": "uint8",
-              "layout": "contiguous", "threads": 1, "ms": {OURS: [100.0], FFMPEG: [60.0], DE265: [120.0]}, "flops": 0, "bytes": 10,
-              "error": {OURS: 0.0}, "skipped": {}}  # fmt: skip
+    record = {
+        "op": "hevc", "case": case, "direction": DECODE, "batch": hevc_streams.PICTURES, "dtype": "uint8",
+        "layout": "contiguous", "threads": 1, "ms": {OURS: [100.0], FFMPEG: [60.0], DE265: [120.0]},
+        "flops": 0, "bytes": 10, "error": {OURS: 0.0}, "skipped": {},
+    }  # fmt: skip
     ms = {OURS: [50.0], FFMPEG: [30.0], OURS + ONE_THREAD: [100.0], FFMPEG + ONE_THREAD: [54.0]}
     both = record | {"threads": 2, "ms": ms}
     results = {"family": "hevc", "machine": MACHINE, "contests": [record, both], "decoders": {FFMPEG: "libavcodec 1"}}
