@@ -72,27 +72,6 @@ TIMED = {
 }
 
 
-CHECKED = {
-    "one offset group": Shape(2, 64, 28, 20),
-    "fami": Shape(1, 48, 24, 18, offset_groups=12, dilation=3),
-    "wide": Shape(1, 256, 14, 14),
-    "dcpose": Shape(1, 17, 24, 18, offset_groups=17, dilation=6),
-    "grouped": Shape(2, 64, 15, 13, groups=4, offset_groups=2),
-    "depthwise": Shape(1, 32, 16, 16, groups=32),
-    "uneven groups": Shape(1, 24, 9, 11, groups=4, offset_groups=3),
-}
-EDGES = Shape(1, 32, 8, 9)
-WARPED = (2, 20, 33, 41)
-TIMED = {
-    "dcpose 17@96x72 dg17 B8": Shape(8, 17, 96, 72, offset_groups=17, dilation=3),
-    "fami 48@96x72 dg12 B8": Shape(8, 48, 96, 72, offset_groups=12, dilation=3),
-    "edvr 64@64x64 dg8 B8": Shape(8, 64, 64, 64, offset_groups=8),
-    "r50 128@100x168 B8": Shape(8, 128, 100, 168),
-    "r50 256@56x56 B8": Shape(8, 256, 56, 56),
-    "r50 512@28x28 B8": Shape(8, 512, 28, 28),
-}
-
-
 def deform(shape: Shape, backend: str | None) -> Op:
     """The op on a backend, None for the reference."""
     function = ops.deform_conv2d if backend else reference.deform_conv2d

@@ -66,7 +66,7 @@ struct ContextState {
   uint8_t rice_statistic[4];  // StatCoeff
 };
 
-inline void initialise_contexts(ContextState& state, int slice_qp) {
+static inline void initialise_contexts(ContextState& state, int slice_qp) {
   const int qp = slice_qp < 0 ? 0 : slice_qp > 51 ? 51 : slice_qp;
   for (int i = 0; i < kContexts; ++i) {
     const int slope = (kContextInit[i] >> 4) * 5 - 45;

@@ -37,10 +37,7 @@ EdgeSegment luma_segment(const PictureState& picture, const SliceTools& slice, c
 }
 
 EdgeSegment chroma_segment(const PictureState& picture, const SliceTools& slice, const Sides& sides, int qp_offset) {
-  static constexpr int kTable[14] = {29, 30, 31, 32, 33, 33, 34, 34, 35, 35, 36, 36, 37, 37};
-  const int index = sides.qp + qp_offset;
-  int qp = std::min(index, 51);
-  if (picture.tools.chroma == 1 && index >= 30) qp = index > 43 ? index - 6 : kTable[index - 30];
+  const int qp = chroma_qp_of_index(picture.tools.chroma, sides.qp + qp_offset);
   const int tc = kTc[std::clamp(qp + 2 + slice.tc_offset, 0, 53)];
   return {0, static_cast<int16_t>(tc << (picture.tools.bit_depth[1] - 8)), sides.keep_p, sides.keep_q};
 }

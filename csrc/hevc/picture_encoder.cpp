@@ -155,10 +155,8 @@ EncodingJob::EncodingJob(const EncoderOptions& options, const SequenceParameters
   const int chroma_format = tools.chroma;
   for (int c = 0; c < 3; ++c) state_.chroma_weight[c] = 1;
   if (chroma_format == 1) {
-    static constexpr int kTable[14] = {29, 30, 31, 32, 33, 33, 34, 34, 35, 35, 36, 36, 37, 37};
-    const int qp = options.qp;
-    const int chroma_qp = qp < 30 ? qp : qp > 43 ? qp - 6 : kTable[qp - 30];
-    state_.chroma_weight[1] = state_.chroma_weight[2] = std::pow(2.0, (qp - chroma_qp) / 3.0);
+    const int chroma_qp = chroma_qp_of_index(chroma_format, options.qp);
+    state_.chroma_weight[1] = state_.chroma_weight[2] = std::pow(2.0, (options.qp - chroma_qp) / 3.0);
   }
   state_.entropy = kEntropy.cost;
 

@@ -16,6 +16,13 @@ struct Analysis;
 struct CodingBlock;
 struct TransformBlock;
 
+// Table 8-10: QpC of the index qPi. Internal linkage: kernels of every instruction set have their own.
+static inline int chroma_qp_of_index(int chroma_type, int index) {
+  constexpr int kTable[14] = {29, 30, 31, 32, 33, 33, 34, 34, 35, 35, 36, 36, 37, 37};
+  if (chroma_type != 1) return index < 51 ? index : 51;
+  return index < 30 ? index : index > 43 ? index - 6 : kTable[index - 30];
+}
+
 struct SaoParameters {
   uint8_t type[3];  // 0 none, 1 band, 2 edge
   uint8_t band_or_class[3];

@@ -120,15 +120,8 @@ inline int derive_chroma_mode(const PictureTools& tools, int coded, int luma) {
 
 // Qp'Cb or Qp'Cr (clause 8.6.1, table 8-10) of a luma QP and the offsets of picture, slice and coding unit.
 inline int chroma_qp(const PictureTools& tools, int qp_luma, int offset) {
-  static constexpr int kTable[14] = {29, 30, 31, 32, 33, 33, 34, 34, 35, 35, 36, 36, 37, 37};
   const int index = clamp_to(qp_luma + offset, -tools.qp_bd_offset[1], 57);
-  int qp = index;
-  if (tools.chroma != 1) {
-    qp = smaller(index, 51);
-  } else if (index >= 30) {
-    qp = index > 43 ? index - 6 : kTable[index - 30];
-  }
-  return qp + tools.qp_bd_offset[1];
+  return chroma_qp_of_index(tools.chroma, index) + tools.qp_bd_offset[1];
 }
 
 // Whether a mode's direction meets samples between two: all angles but 0, 32 and -32.

@@ -28,7 +28,7 @@ class SyntaxWriter {
     int cb, cr;  // bit 0: the first block, bit 1: the second of 4:2:2
   };
   void transform_tree(int x, int y, int x_base, int y_base, int log2_size, int depth, bool nxn, Cbf parent);
-  void transform_unit(int x, int y, int x_base, int y_base, int log2_size, bool nxn);
+  void transform_unit(int x, int y, int x_base, int y_base, int log2_size);
   void chroma_residual(int x, int y, int chroma_log2, uint16_t unit, int mode);
   void cross_component(int component, int scale);
   void last_position(int prefix_x, int prefix_y, int component, int log2_size);
@@ -206,11 +206,11 @@ void SyntaxWriter<Coder>::transform_tree(int x, int y, int x_base, int y_base, i
     return;
   }
   coder_.bin(kCbfLuma + (depth == 0), (unit_at(x, y) & cbf_bit(0, 0)) != 0);
-  transform_unit(x, y, x_base, y_base, log2_size, nxn);
+  transform_unit(x, y, x_base, y_base, log2_size);
 }
 
 template <class Coder>
-void SyntaxWriter<Coder>::transform_unit(int x, int y, int x_base, int y_base, int log2_size, bool) {
+void SyntaxWriter<Coder>::transform_unit(int x, int y, int x_base, int y_base, int log2_size) {
   const uint16_t unit = unit_at(x, y);
   const ptrdiff_t place = (y >> 2) * picture_.units_stride + (x >> 2);
   const int luma = picture_.luma_mode[place];

@@ -30,7 +30,7 @@ struct IntraKernels {
 FLEXOR_DECLARE_KERNELS(IntraKernels, intra_kernels)
 
 // Whether the border of a block is smoothed: minDistVerHor > intraHorVerDistThres[nTbS].
-inline bool intra_smooths(int log2_size, int mode) {
+static inline bool intra_smooths(int log2_size, int mode) {
   if (mode == kIntraDc || log2_size == 2) return false;
   const int vertical = mode > kIntraVertical ? mode - kIntraVertical : kIntraVertical - mode;
   const int horizontal = mode > kIntraHorizontal ? mode - kIntraHorizontal : kIntraHorizontal - mode;
@@ -39,7 +39,7 @@ inline bool intra_smooths(int log2_size, int mode) {
 }
 
 // biIntFlag of a luma border: nearly straight on both sides.
-inline bool intra_is_straight(const uint16_t* border, int log2_size, int bit_depth) {
+static inline bool intra_is_straight(const uint16_t* border, int log2_size, int bit_depth) {
   const int n = 1 << log2_size;
   const int limit = 1 << (bit_depth - 5);
   const int corner = border[2 * n];
