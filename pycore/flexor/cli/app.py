@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `flexor` command: info, align, bench; hevc, lift and voxels are in files of their own."""
+"""The `flexor` command: info, align, bench; hevc, lift, pose and voxels are in files of their own."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from .device import prepare
 from .failure import fail
 from .hevc import hevc_app
 from .lift import lift_app
+from .pose import pose_app
 from .voxels import voxels_app
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(hevc_app, name="hevc")
 app.add_typer(lift_app, name="lift")
+app.add_typer(pose_app, name="pose")
 app.add_typer(voxels_app, name="voxels")
 
 QUICK_ITERATIONS, QUICK_SIZE = 30, 320

@@ -2,28 +2,16 @@
 """`flexor voxels`: look at a scan as sparse voxels, and train a sparse U-Net on it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
+from .default_command import DefaultCommand
 from .device import prepare
 from .failure import fail
 
-DEFAULT = "show"
-
-
-class _ShowByDefault(TyperGroup):
-    """`flexor voxels SCAN` is `flexor voxels show SCAN`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help"):
-            args = [DEFAULT, *args]
-        return super().parse_args(ctx, args)
-
-
 voxels_app = typer.Typer(
-    cls=_ShowByDefault,
+    cls=DefaultCommand,
     help="Scans as sparse voxels: how sparse they are, a U-Net over them layer by layer, and one trained on them.",
     no_args_is_help=True,
 )
