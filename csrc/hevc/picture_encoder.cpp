@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <exception>
 #include <memory>
+#include <mutex>
 
 #include "hevc/encoder_state.h"
 #include "hevc/filter_picture.h"
@@ -209,9 +211,23 @@ void EncodingJob::read(const SourcePlane planes[3]) {
   }
 }
 
+// Rows wait for each other: one that finds no memory must end the others' waiting.
 void EncodingJob::search() {
   const EncoderKernels& kernels = FLEXOR_KERNELS(encoder_kernels);
-  run_tasks(threads_, sps_.height_ctbs, [&](int row) { kernels.search_row(state_, row); });
+  std::exception_ptr failure;
+  std::mutex failure_lock;
+  run_tasks(threads_, sps_.height_ctbs, [&](int row) {
+    if (memory_.given_up()) return;
+    try {
+      kernels.search_row(state_, row);
+    } catch (const GivenUp&) {
+    } catch (...) {
+      const std::lock_guard<std::mutex> guard(failure_lock);
+      failure = std::current_exception();
+      memory_.give_up();
+    }
+  });
+  if (failure != nullptr) std::rethrow_exception(failure);
 }
 
 void EncodingJob::filter() {

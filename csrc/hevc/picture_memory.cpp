@@ -181,6 +181,7 @@ void PictureMemory::wait(int row_rs, int count) const {
   if (threads_ == 1) return;  // in decoding order all of it is there
   const std::atomic<int>& done = progress_[static_cast<size_t>(row_rs)];
   for (int tries = 0; done.load(std::memory_order_acquire) < count; ++tries) {
+    if (given_up()) throw GivenUp();
     if (tries < 1000) {
 #if defined(__x86_64__)
       __builtin_ia32_pause();

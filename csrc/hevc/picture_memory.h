@@ -2,6 +2,7 @@
 // The memory behind a PictureState, laid out from the parameter sets: what decoding and encoding a picture share.
 #pragma once
 #include <atomic>
+#include <exception>
 #include <vector>
 
 #include "hevc/coded_picture.h"
@@ -11,6 +12,9 @@ namespace flexor::hevc {
 
 SliceTools slice_tools(const SliceHeader& header, const PictureParameters& pps);
 
+// Thrown where a row waits for one that will not come.
+struct GivenUp final : std::exception {};
+
 class PictureMemory {
  public:
   // The parameter sets and the frame must outlive it.
@@ -19,6 +23,10 @@ class PictureMemory {
   virtual ~PictureMemory() = default;
   PictureMemory(const PictureMemory&) = delete;
   PictureMemory& operator=(const PictureMemory&) = delete;
+
+  // Ends every wait, those to come too, with GivenUp.
+  void give_up() { given_up_.store(true, std::memory_order_relaxed); }
+  bool given_up() const { return given_up_.load(std::memory_order_relaxed); }
 
   PictureState state = {};
 
@@ -39,6 +47,7 @@ class PictureMemory {
   std::vector<int> tile_bounds_;
   std::vector<ContextState> row_contexts_;
   std::vector<std::atomic<int>> progress_;
+  std::atomic<bool> given_up_{false};
 };
 
 }  // namespace flexor::hevc
