@@ -14,7 +14,11 @@ _SIGMAS = {
     **dict.fromkeys(("nose", "head", "face"), 0.026),
     **dict.fromkeys(("shoulder", "thorax"), 0.079),
     **dict.fromkeys(("hip", "pelvis", "belly"), 0.107),
-    **dict(ear=0.035, elbow=0.072, wrist=0.062, knee=0.087, ankle=0.089),
+    "ear": 0.035,
+    "elbow": 0.072,
+    "wrist": 0.062,
+    "knee": 0.087,
+    "ankle": 0.089,
 }
 _LOWER_BODY = ("hip", "knee", "ankle", "pelvis")
 _ARMS_AND_LEGS = tuple(
