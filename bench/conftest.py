@@ -8,7 +8,7 @@ from _harness import Scoreboard
 def pytest_addoption(parser):
     parser.addoption("--results", type=Path, help="write FAMILY.json into this folder")
     parser.addoption("--scan", action="append", default=[], help="a point cloud for the sparse family: PATH[@VOXEL]")
-    parser.addoption("--image", action="append", default=[], help="a picture for the hevc family")
+    parser.addoption("--image", action="append", default=[], help="a picture for the hevc families")
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ DOCUMENTS = {
     "grid": ((ROOT / "README.md", False), (ROOT / "docs" / "grid.md", True)),
     "intra": ((ROOT / "README.md", False), (ROOT / "docs" / "intra.md", True)),
     "hevc": ((ROOT / "README.md", False), (ROOT / "docs" / "hevc.md", True)),
+    "hevc_encode": ((ROOT / "docs" / "hevc.md", True),),
     "sparse": ((ROOT / "README.md", False), (ROOT / "docs" / "sparse.md", True)),
 }
 

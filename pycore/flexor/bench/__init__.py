@@ -16,7 +16,7 @@ from types import ModuleType
 from . import machine
 from .contest import Contest, Record, run
 
-FAMILIES = ("deform", "warp", "dynamic", "match", "grid", "sparse", "intra", "hevc")
+FAMILIES = ("deform", "warp", "dynamic", "match", "grid", "sparse", "intra", "hevc", "hevc_encode")
 
 
 def family_module(family: str) -> ModuleType:
@@ -36,7 +36,7 @@ def measure(
 
     Args:
         progress: called with what runs now, how many steps are done, and how many there are.
-        inputs: files of the families that take some, see `contests` of `flexor.bench.sparse` and `.hevc`.
+        inputs: files of the families that take some, see `contests` of `flexor.bench.sparse`, `.hevc`, `.hevc_encode`.
     Returns: a JSON-able dict {"family", "machine", "contests": [...], and the family's extras}.
     """
     module = family_module(family)

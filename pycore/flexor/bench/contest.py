@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ class Unavailable(RuntimeError):
 class Contest(ABC):
     """The same work done by every contestant in turn; a subclass says what the work is.
 
-    threads: 1 is timed in process CPU time, more in wall-clock time.
+    threads: 1 is timed in CPU time of the process and of programs it ran, more in wall-clock time.
     """
 
     op: ClassVar[str]
@@ -117,6 +118,10 @@ class Contest(ABC):
                     )
         return {contestant: max(of_tensors) for contestant, of_tensors in errors.items()}
 
+    def sizes(self, results: dict[str, tuple[Tensor, ...]]) -> dict[str, int]:
+        """Bytes of what each contestant made, where contestants make more or less."""
+        return {}
+
     @property
     def name(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -153,11 +158,17 @@ def on_one_thread(call: Call, threads: int) -> Call:
     return one
 
 
+def cpu_seconds() -> float:
+    """Of this process, and of those that it has started and that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
 def run(contest: Contest, seconds: float = SECONDS_A_CONTESTANT) -> Record:
     """Times a contest, then checks what every contestant computed last."""
     calls: dict[str, Call] = {}
     skipped: dict[str, str] = {}
-    clock = time.process_time if contest.threads == 1 else time.perf_counter
+    clock = cpu_seconds if contest.threads == 1 else time.perf_counter
     threads = torch.get_num_threads()
     torch.set_num_threads(contest.threads)
     try:
@@ -169,6 +180,7 @@ def run(contest: Contest, seconds: float = SECONDS_A_CONTESTANT) -> Record:
         samples, results = interleave(calls, clock, seconds)
     finally:
         torch.set_num_threads(threads)
+    sizes = contest.sizes(results)
     return {
         "op": contest.op,
         "case": contest.case,
@@ -183,6 +195,7 @@ def run(contest: Contest, seconds: float = SECONDS_A_CONTESTANT) -> Record:
         **({"items": contest.items} if contest.items else {}),
         "ms": {name: [float(f"{1e3 * t:.4g}") for t in times] for name, times in samples.items()},
         "error": {name: float(f"{e:.1e}") for name, e in contest.check(results).items()},
+        **({"sizes": sizes} if sizes else {}),
         "skipped": skipped,
     }
 

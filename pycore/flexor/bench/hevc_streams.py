@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flexor.codec.hevc.planes import Format, to_planes
+
 WIDTH, HEIGHT = 1920, 1080
 PICTURES = 12
 STEP = 24  # pixels that a picture is moved against the one before
@@ -75,6 +77,13 @@ def load(picture: str) -> NDArray[np.uint8]:
         rgb = np.asarray(Image.open(picture).convert("RGB"))
     rgb = rgb[:HEIGHT, :WIDTH]
     return np.pad(rgb, ((0, HEIGHT - rgb.shape[0]), (0, WIDTH - rgb.shape[1]), (0, 0)), "symmetric")
+
+
+@functools.lru_cache(maxsize=1)
+def moving_planes(picture: str, count: int) -> list[tuple[NDArray[np.uint8], ...]]:
+    """Y, Cb and Cr of so many pictures, 4:2:0, each moved against the one before."""
+    form = Format("420", 8, None)
+    return [tuple(to_planes(np.roll(load(picture), STEP * number, 1), form)) for number in range(count)]
 
 
 def _page() -> NDArray[np.uint8]:

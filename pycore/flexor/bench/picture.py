@@ -13,6 +13,7 @@ COLORS = {
     "published": "#3b6fb6", "matmul": "#e08a2e", "grouped conv2d": "#3b6fb6", "conv2d a sample": "#e08a2e",
     "spconv": "#3b6fb6", "SparseConvNet": "#e08a2e", "gather-mm-add": "#5a9e6f", "Open3D": "#b65a8a",
     "F.conv2d": "#9a9a9a", "ffmpeg": "#3b6fb6", "libde265": "#e08a2e",
+    "x265 ultrafast": "#5a9e6f", "x265 medium": "#3b6fb6", "x265 veryslow, tskip": "#e08a2e",
 }  # fmt: skip
 LABELS = {
     "F.conv2d": "F.conv2d (static, same shape)",
@@ -22,8 +23,9 @@ LABELS = {
     "conv2d a sample": "F.conv2d sample by sample",
     "gather-mm-add": "PyTorch: gather, matrix product, add",
 }
-BATCHES = {"dynamic": (8,), "match": (1, 8), "grid": (1, 200, 1024), "hevc": (4,)}  # of other families 1
-DTYPES = {"hevc": ("uint8", "uint16")}  # of other families float32
+# Of other families 1.
+BATCHES = {"dynamic": (8,), "match": (1, 8), "grid": (1, 200, 1024), "hevc": (12,), "hevc_encode": (2, 4)}
+DTYPES = {"hevc": ("uint8", "uint16"), "hevc_encode": ("uint8",)}  # of other families float32
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 FORMATS = (".svg", ".png", ".pdf")
 

@@ -20,7 +20,7 @@ def markdown(results: dict, everything: bool = True) -> str:
         parts += [deform_goals(results), side_goals(results)]
     else:
         parts += [
-            decoder_line(results),
+            peer_line(results),
             goal_table(results),
             peer_table(results),
             *gain_tables(results),
@@ -45,10 +45,11 @@ def machine_line(machine: dict) -> str:
     )
 
 
-def decoder_line(results: dict) -> str:
-    """Versions of the decoders that took part."""
-    decoders: dict[str, str] = results.get("decoders", {})
-    return f"Decoders: {', '.join(f'{name} {version}' for name, version in decoders.items())}." if decoders else ""
+def peer_line(results: dict) -> str:
+    """Versions of the programs and libraries that took part."""
+    kinds = [kind for kind in ("decoders", "encoders") if kind in results]
+    told = (", ".join(f"{name} {version}" for name, version in results[kind].items()) for kind in kinds)
+    return " ".join(f"{kind.capitalize()}: {those}." for kind, those in zip(kinds, told, strict=True))
 
 
 def goal_table(results: dict) -> str:
@@ -181,9 +182,11 @@ def time_tables(results: dict) -> Iterator[tuple[str, str]]:
     for title, records in groups.items():
         names = list(dict.fromkeys(name for r in records for name in r["ms"]))
         each = ["ns a voxel"] if "items" in records[0] else []
+        sizes = [f"{name}, kB" for name in names] if "sizes" in records[0] else []
         head = [
             "shape",
             *(f"{name}, ms" for name in names),
+            *sizes,
             *each,
             "GFLOP/s",
             "of FMA ceiling",
@@ -277,8 +280,10 @@ def _time_row(record: Record, names: Sequence[str], ceiling: float) -> list[str]
     gflops = record["flops"] / seconds / 1e9
     counts = record["flops"] and record["threads"] == 1 and record["dtype"] == "float32"
     each = [f"{1e9 * seconds / record['items']:.3g}"] if "items" in record else []
+    sizes = record.get("sizes", {})
+    kilobytes = [f"{sizes[name] / 1e3:.0f}" if name in sizes else "-" for name in names] if sizes else []
     return [
-        record["case"], *cells, *each, f"{gflops:.3g}" if record["flops"] else "-",
+        record["case"], *cells, *kilobytes, *each, f"{gflops:.3g}" if record["flops"] else "-",
         f"{gflops / ceiling:.0%}" if counts else "-",
         f"{record['bytes'] / seconds / 1e9:.3g}", f"{record['error'][OURS]:.0e}",
     ]  # fmt: skip

@@ -125,7 +125,7 @@ def align(
 @app.command()
 def bench(
     family: Annotated[
-        str, typer.Argument(help="deform, warp, dynamic, match, grid, sparse, intra or hevc.")
+        str, typer.Argument(help="deform, warp, dynamic, match, grid, sparse, intra, hevc or hevc_encode.")
     ] = "deform",
     as_json: Annotated[Path | None, typer.Option("--json", help="Also write every number to this file.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the result, .svg or .png.")] = None,
@@ -134,7 +134,8 @@ def bench(
         list[str] | None, typer.Option(help="For sparse: also on this scan, PATH or PATH@VOXEL in metres; repeatable.")
     ] = None,
     image: Annotated[
-        list[Path] | None, typer.Option(help="For hevc: also this picture, cut or mirrored to 1920x1080; repeatable.")
+        list[Path] | None,
+        typer.Option(help="For hevc and hevc_encode: also this picture, cut or mirrored to 1920x1080."),
     ] = None,
 ) -> None:
     """Time flexor's kernels against their peers on this machine; an absent peer is skipped by name.
@@ -157,8 +158,8 @@ def bench(
         fail(f"bench: family must be one of {', '.join(FAMILIES)}, got {family}")
     if scan and family != "sparse":
         fail(f"bench: --scan is for the family sparse, got {family}")
-    if image and family != "hevc":
-        fail(f"bench: --image is for the family hevc, got {family}")
+    if image and family not in ("hevc", "hevc_encode"):
+        fail(f"bench: --image is for the families hevc and hevc_encode, got {family}")
     try:
         run(family, as_json, picture, everything, Console(), scan or [str(path) for path in image or ()])
     except (AssertionError, OSError, ValueError) as error:

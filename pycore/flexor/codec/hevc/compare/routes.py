@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -116,7 +117,7 @@ class Program:
         return None
 
     def version(self) -> str:
-        return _program_version(self.name, self.probe, self.pattern)
+        return program_version(self.name, self.probe, self.pattern)
 
     def settings(self) -> str:
         return f"{self.name} {self.arguments}"
@@ -124,7 +125,7 @@ class Program:
     def encode(self, planes: Planes, chroma: str, level: int) -> tuple[bytes, float]:
         with tempfile.TemporaryDirectory(prefix="flexor-compare-") as folder:
             source, out = Path(folder, "in.y4m"), Path(folder, "out")
-            source.write_bytes(_y4m(planes, chroma))
+            source.write_bytes(y4m([planes], chroma))
             values = {"q": level, "input": source, "output": out}
             command = [self.name, *(argument.format(**values) for argument in self.arguments.split())]
             start = _children_seconds()
@@ -226,10 +227,11 @@ def _frame(planes: Planes, chroma: str) -> Any:
     return frame
 
 
-def _y4m(planes: Planes, chroma: str) -> bytes:
-    height, width = planes[0].shape
-    header = f"YUV4MPEG2 W{width} H{height} F25:1 Ip A1:1 C{Y4M_CHROMA[chroma]}\nFRAME\n".encode()
-    return b"".join([header, *(plane.tobytes() for plane in planes)])
+def y4m(pictures: Sequence[Planes], chroma: str) -> bytes:
+    """A YUV4MPEG2 file of pictures of one size."""
+    height, width = pictures[0][0].shape
+    header = f"YUV4MPEG2 W{width} H{height} F25:1 Ip A1:1 C{Y4M_CHROMA[chroma]}\n".encode()
+    return b"".join([header, *(part for planes in pictures for part in (b"FRAME\n", *map(np.ndarray.tobytes, planes)))])
 
 
 def _children_seconds() -> float:
@@ -238,8 +240,8 @@ def _children_seconds() -> float:
 
 
 @cache
-def _program_version(name: str, probe: str, pattern: str) -> str:
-    """Empty where the program does not say what is looked for."""
+def program_version(name: str, probe: str, pattern: str) -> str:
+    """Its name and what `pattern` finds in what it says; empty where it does not say that."""
     try:
         done = subprocess.run(
             [name, *probe.split()], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
