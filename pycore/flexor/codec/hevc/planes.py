@@ -31,9 +31,9 @@ class Format:
     colour: Colour | None
 
     def __post_init__(self) -> None:
-        if self.chroma not in FORMATS:
+        if not isinstance(self.chroma, str) or self.chroma not in FORMATS:
             raise ValueError(f"chroma must be one of {', '.join(FORMATS)}, got {self.chroma!r}")
-        if isinstance(self.bit_depth, bool) or self.bit_depth not in (8, 10):
+        if not isinstance(self.bit_depth, (int, np.integer)) or self.bit_depth not in (8, 10):
             raise ValueError(f"bit_depth must be 8 or 10, got {self.bit_depth!r}")
         if self.colour is None:
             return
