@@ -135,6 +135,31 @@ def test_points_are_those_of_the_stream(chroma):
     assert len(compare.missing([source], chosen, [30], older)) == len(chosen)
 
 
+@pytest.mark.parametrize("name", compare.PEERS)
+def test_every_way_to_a_peer_that_is_there(name):
+    present = [route for route in contestants._PEERS[name][0] if route.absent() is None]
+    if not present:
+        pytest.skip(compare.choose([], [name], "420", "fast")[1][name])
+    source = compare.make_source("screen", screen(96, 64), "420")
+    for route in present:
+        contestant = contestants.Contestant(name, route, scale=contestants._PEERS[name][2])
+        fine, coarse = (points.measure_point(contestant, source, qp) for qp in (22, 37))
+        assert fine.bits > coarse.bits > 0 and fine.psnr_y > 40 and fine.psnr_y > coarse.psnr_y + 5
+        assert fine.version and fine.seconds > 0 and "{q}" in fine.settings
+
+
+def test_screen_tools_are_used():
+    page = np.full((64, 128, 3), 255, np.uint8)
+    glyph = np.random.default_rng(1).random((8, 8, 1)) < 0.5
+    page[8:56, 8:120] = np.where(np.tile(glyph, (6, 14, 1)), (20, 40, 90), (250, 250, 240))
+    source = compare.make_source("page", page, "444")
+    found, absent = compare.choose([], ["libaom", "libaom-screen"], "444", "fast")
+    if absent:
+        pytest.skip(absent["libaom"])
+    plain, screens = (points.measure_point(contestant, source, 27) for contestant in found)
+    assert screens.bits < 0.5 * plain.bits
+
+
 def test_a_failing_encoder_is_recorded():
     source = compare.make_source("screen", screen(16, 16), "420")
     for name, arguments, why in (
