@@ -181,9 +181,7 @@ def test_loss_weights():
 
 
 def test_errors():
-    with pytest.raises(
-        ValueError, match=r"branches at least 2 and shared from 0 to stacks - 1, got stacks 4, branches 1"
-    ):
+    with pytest.raises(ValueError, match=r"branches at least 2 and shared .* - 1, got stacks 4, branches 1"):
         okdhp(branches=1)
     with pytest.raises(ValueError, match="got stacks 2, branches 3, shared 2"):
         okdhp(2, shared=2)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._checks import check_images, check_joints
+from .targets import joints_mse_loss
 
 _CHANNELS, _DEPTH = 256, 4
 
@@ -285,16 +286,15 @@ def okdhp_loss(
             f"okdhp_loss: target must be (B, joints, h, w) = {shape} and weight (B, joints) = {shape[:2]}, "
             f"got {tuple(target.shape)} and {tuple(weight.shape)}"
         )
-    weight = weight[:, :, None, None]
-    maps = [stack * weight for stack in heatmaps.stacks]
-    ensemble, target = heatmaps.ensemble * weight, target * weight
-    hard = torch.stack([F.mse_loss(stack, target) for stack in maps]).sum() / 2
-    teacher = ensemble.flatten(2).log_softmax(2)
-    students = torch.stack([stack.flatten(2).log_softmax(2) for stack in maps])
+    scale = weight[:, :, None, None]
+    hard = torch.stack([joints_mse_loss(stack, target, weight, half=True) for stack in heatmaps.stacks]).sum()
+    of_ensemble = joints_mse_loss(heatmaps.ensemble, target, weight, half=True)
+    teacher = (heatmaps.ensemble * scale).flatten(2).log_softmax(2)
+    students = torch.stack([(stack * scale).flatten(2).log_softmax(2) for stack in heatmaps.stacks])
     soft = F.kl_div(students, teacher.expand_as(students), reduction="sum", log_target=True)
     soft = soft / (shape[0] * shape[2] * shape[3])
     ramped = math.exp(-5 * (1 - min(max(epoch / ramp, 0.0), 1.0)) ** 2) if ramp else 1.0
-    return OKDHPLoss(hard, ensemble_weight / 2 * F.mse_loss(ensemble, target), distillation_weight * ramped * soft)
+    return OKDHPLoss(hard, ensemble_weight * of_ensemble, distillation_weight * ramped * soft)
 
 
 def okdhp(
