@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .motion import Backgrounds
 from .tracking import Tracker
 from .video import Clip, Frame
 
@@ -44,11 +45,18 @@ class WholeFrame(Boxes):
 
 
 class Moving(Boxes):
-    """What moves before a still camera, see `flexor.models.pose.motion`."""
+    """What moves before a still camera.
+
+    Args:
+        backgrounds: of the shots of the clip.
+    """
+
+    def __init__(self, backgrounds: Backgrounds) -> None:
+        self.backgrounds = backgrounds
 
     def __call__(self, frame: Frame, tracker: Tracker) -> Rows:
-        assert frame.moving is not None
-        return np.column_stack([frame.moving, np.ones(len(frame.moving))])
+        boxes = self.backgrounds.moving(frame)
+        return np.column_stack([boxes, np.ones(len(boxes))])
 
 
 class Followed(Boxes):

@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from .boxes import Boxes, Rows, WholeFrame
 from .decode import decode_heatmaps, decode_simcc, flip_heatmaps, flip_simcc, heatmap_to_image
 from .geometry import crop, crop_affine
+from .inference import fuse_batch_norm
 from .journal import Journal
+from .metrics import instance_scores
 from .recipe import Maps, Recipe, recipe
 from .results import Result
 from .states import State, States, joined, parted
-from .tracking import Person, Pose, Tracker
+from .tracking import Person, Pose, Tracker, distinct
 from .video import Frame, SourceError, ahead, shots, windows
 from .weights import load_weights
 
 SHIPPED = Path(__file__).with_name("weights")  # NAME.safetensors of the models that come with theirs
-COUNTED = 0.2  # a joint with less has no part in its person's score
 Window = tuple[Frame, ...]
 
 
@@ -32,7 +33,7 @@ class Estimator:
     """A network and how it is used: from windows of frames and boxes to poses.
 
     Args:
-        model: as the recipe's `build` makes it, in evaluation mode from now on.
+        model: as the recipe's `build` makes it; a copy is used, with its batch normalisation inside its convolutions.
         recipe: see `flexor.models.pose.recipe.Recipe`.
         flip: average with what the mirrored crops give, mirrored back.
         batch: people that go through the network together, at most.
@@ -50,7 +51,8 @@ class Estimator:
     ) -> None:
         if flip and recipe.step is not None:
             raise NotImplementedError(f"{recipe.name} is recurrent: its states cannot be mirrored, leave flip out")
-        self.model, self.recipe, self.flip, self.batch, self.device = model.to(device).eval(), recipe, flip, batch, device
+        self.model, self.recipe = fuse_batch_norm(model).to(device), recipe
+        self.flip, self.batch, self.device = flip, batch, device
         self.seconds = 0.0
 
     @classmethod
@@ -248,28 +250,33 @@ class Pipeline:
         results, place = [], 0
         for window, rows in waiting:
             part = slice(place, place + len(rows))
-            results.append((window[0], self._result(window[0], rows, poses[part])))
+            result, kept = self._result(window[0], rows, poses[part])
+            results.append((window[0], result))
             place += len(rows)
         if self.journal is not None:
             self.journal.append([result.to_json() for _, result in results])
-        if self.recurrent and not results[0][1].error:
-            self.states.replace({person.id: state for person, state in zip(results[0][1].people, after, strict=True)})
+        if self.recurrent and not result.error:  # a step is one frame
+            self.states.replace({person.id: after[row] for person, row in zip(result.people, kept, strict=True)})
         return results
 
-    def _result(self, frame: Frame, rows: Rows, poses: Pose) -> Result:
+    def _result(self, frame: Frame, rows: Rows, poses: Pose) -> tuple[Result, list[int]]:
+        """What was found in a frame, and which rows its people come from."""
         about = (frame.index, self.image_id(frame), frame.name, frame.shot)
         if frame.image is None:
-            return Result(*about, error=frame.error or "could not be decoded")
+            return Result(*about, error=frame.error or "could not be decoded"), []
         if not np.isfinite(poses).all():
-            return Result(*about, error="the network's answer is not finite")
-        people = [_person(row, pose) for row, pose in zip(rows, poses, strict=True)]
-        return Result(*about, self.tracker.update(people, frame.shot))
+            return Result(*about, error="the network's answer is not finite"), []
+        people, kept = _people(rows, poses), list(range(len(rows)))
+        if self.boxes.sequential:  # two who were followed into one
+            kept = distinct(people, self.estimator.recipe.skeleton)
+        return Result(*about, self.tracker.update([people[row] for row in kept], frame.shot)), kept
 
 
-def _person(row: Rows, pose: Pose) -> Person:
+def _people(rows: Rows, poses: Pose) -> list[Person]:
     """Rounded here, once, so that a run that goes on from its journal knows the same numbers."""
-    counted = pose[pose[:, 2] > COUNTED, 2]
-    score = float(row[4] * counted.mean()) if len(counted) else 0.0
-    keypoints = np.column_stack([pose[:, :2].round(2), pose[:, 2].round(4)])
-    left, top, width, height = row[:4].round(2).tolist()
-    return Person(0, (left, top, width, height), keypoints, round(score, 4))
+    scores = instance_scores(rows[:, 4], poses[..., 2]).tolist()
+    keypoints = np.concatenate([poses[..., :2].round(2), poses[..., 2:].round(4)], 2)
+    return [
+        Person(0, tuple(row[:4].round(2).tolist()), round(float(row[4]), 4), pose, round(score, 4))
+        for row, pose, score in zip(rows, keypoints, scores, strict=True)
+    ]

@@ -82,7 +82,7 @@ def posetrack_results(results: Iterable[Result], skeleton: Skeleton) -> dict[str
                     "track_id": person.id,
                     "bbox": list(person.box),
                     "keypoints": _flat([[x, y, float(score > 0)] for x, y, score in joints]),
-                    "scores": [score for _, _, score in joints],
+                    "scores": [person.box_score * score for _, _, score in joints],
                 }
             )
     limbs = [[a + 1, b + 1] for a, b in POSETRACK17.limbs]

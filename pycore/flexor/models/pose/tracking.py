@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from .metrics import oks, oks_nms
 from .skeleton import Skeleton
 
 Pose = NDArray[np.float64]  # (K, 3): x, y in pixels, score
@@ -27,22 +28,28 @@ class Person:
 
     Args:
         id: the same from frame to frame, from 1; 0 where not known.
-        box: left, top, width, height, pixels, in which the pose was looked for, and its score.
+        box: left, top, width, height, pixels, in which the pose was looked for.
+        box_score: how sure it was that there is somebody, 1 where not known.
         keypoints: (K, 3): x, y in pixels, score.
-        score: box score times the mean score of the joints that have more than 0.2.
+        score: see `flexor.models.pose.metrics.instance_scores`.
     """
 
     id: int
     box: tuple[float, float, float, float]
+    box_score: float
     keypoints: Pose
     score: float
 
+    @property
+    def area(self) -> float:
+        return self.box[2] * self.box[3]
+
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "box": list(self.box), "score": self.score, "keypoints": self.keypoints.tolist()}
+        return {**vars(self), "box": list(self.box), "keypoints": self.keypoints.tolist()}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Person:
-        return cls(content["id"], tuple(content["box"]), np.array(content["keypoints"]), content["score"])
+        return cls(**content | {"box": tuple(content["box"]), "keypoints": np.array(content["keypoints"])})
 
 
 @dataclass
@@ -71,11 +78,12 @@ class Tracker:
     def update(self, people: Sequence[Person], shot: int) -> list[Person]:
         """The people of the next frame, with ids."""
         known = self._of_shot(shot)
-        similarity = np.array([[self._similarity(track.person, person) for track in known] for person in people])
-        ids: dict[int, int] = {}
-        for person, track in greedy_pairs(similarity.reshape(len(people), len(known)), MIN_SIMILARITY):
-            ids[person] = known[track].person.id
-        found = [replace(person, id=ids.get(number) or self._next_id()) for number, person in enumerate(people)]
+        similarity = self._similarity(people, [track.person for track in known])
+        pairs = dict(greedy_pairs(similarity, MIN_SIMILARITY))
+        found = [
+            replace(person, id=known[pairs[number]].person.id if number in pairs else self._next_id())
+            for number, person in enumerate(people)
+        ]
         seen = {person.id for person in found}
         unseen = [Track(track.person, track.unseen + 1) for track in known if track.person.id not in seen]
         self.tracks = [*map(Track, found), *(track for track in unseen if track.unseen <= MEMORY)]
@@ -99,8 +107,8 @@ class Tracker:
     def nearest(self, boxes: NDArray[np.float64], shot: int) -> list[int | None]:
         """For boxes (N, 4 or more), who was there in the frame before, by intersection over union."""
         seen = [track.person for track in self._of_shot(shot) if not track.unseen]
-        overlaps = np.array([[_overlap(row, person.box) for person in seen] for row in boxes[:, :4]])
-        pairs = dict(greedy_pairs(overlaps.reshape(len(boxes), len(seen)), MIN_SIMILARITY))
+        overlaps = _overlaps(boxes[:, :4], [person.box for person in seen])
+        pairs = dict(greedy_pairs(overlaps, MIN_SIMILARITY))
         return [seen[pairs[number]].id if number in pairs else None for number in range(len(boxes))]
 
     def _of_shot(self, shot: int) -> list[Track]:
@@ -110,14 +118,26 @@ class Tracker:
         self._last_id += 1
         return self._last_id
 
-    def _similarity(self, before: Person, now: Person) -> float:
-        a, b = before.keypoints, now.keypoints
-        both = (a[:, 2] >= self.min_score) & (b[:, 2] >= self.min_score)
-        if both.sum() < FEWEST_JOINTS:
-            return _overlap(before.box, now.box)
-        variances = (2 * np.array(self.skeleton.sigmas)[both]) ** 2
-        area = before.box[2] * before.box[3]
-        return float(np.exp(-((a - b)[both, :2] ** 2).sum(1) / (2 * area * variances)).mean())
+    def _similarity(self, now: Sequence[Person], before: Sequence[Person]) -> NDArray[np.float64]:
+        """(now, before)."""
+        overlaps = _overlaps([person.box for person in now], [person.box for person in before])
+        if not overlaps.size:
+            return overlaps
+        a = np.stack([person.keypoints for person in now])[:, None]
+        b = np.stack([person.keypoints for person in before])
+        both = (a[..., 2] >= self.min_score) & (b[..., 2] >= self.min_score)
+        areas = [person.area for person in before]
+        similar = oks(a[..., :2], b[..., :2], both, areas, self.skeleton.sigmas).numpy()
+        return np.where(both.sum(2) < FEWEST_JOINTS, overlaps, similar)
+
+
+def distinct(people: Sequence[Person], skeleton: Skeleton) -> list[int]:
+    """Which people stay when poses that repeat one of a higher score go, by `oks_nms`; in their order."""
+    if not people:
+        return []
+    points = np.stack([person.keypoints[:, :2] for person in people])
+    scores, areas = [person.score for person in people], [person.area for person in people]
+    return sorted(oks_nms(points, scores, areas, skeleton.sigmas).tolist())
 
 
 def greedy_pairs(similarity: NDArray[np.float64], least: float) -> list[tuple[int, int]]:
@@ -151,11 +171,11 @@ def _visible(box: Sequence[float], size: tuple[int, int]) -> bool:
     return x < size[0] and y < size[1] and x + width > 0 and y + height > 0
 
 
-def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    return float(shared / (a[2] * a[3] + b[2] * b[3] - shared))
+def _overlaps(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """Intersection over union of all pairs of boxes (N, 4) and (M, 4)."""
+    p, q = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (a, b))
+    low = np.maximum(p[:, None, :2], q[:, :2])
+    high = np.minimum((p[:, :2] + p[:, 2:])[:, None], q[:, :2] + q[:, 2:])
+    shared = (high - low).clip(min=0).prod(2)
+    union = p[:, 2:].prod(1)[:, None] + q[:, 2:].prod(1) - shared
+    return shared / np.where(union > 0, union, 1)

@@ -36,7 +36,6 @@ class Frame:
         image: RGB, or None where it could not be decoded, for the reason in `error`.
         shot: number of the shot, one more after each cut.
         name: of the file that holds it.
-        moving: boxes (N, 4), xywh in pixels, of what moves, where the clip was opened for them.
     """
 
     index: int
@@ -44,7 +43,6 @@ class Frame:
     shot: int
     name: str
     error: str = ""
-    moving: NDArray[np.float64] | None = None
 
 
 @dataclass
