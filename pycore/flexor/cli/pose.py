@@ -115,3 +115,61 @@ def run(
             device=device,
         )
         command.run(sources, out, settings)
+
+
+@pose_app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN.pth", help="An official checkpoint.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The weights.", show_default=False)],
+    model: Annotated[str, typer.Option(help="The model that it is for; see flexor pose run.", show_default=False)],
+) -> None:
+    """Make an official checkpoint into safetensors, which say what they are for and where they came from.
+
+    Read are a bare state_dict, and those in the checkpoints of the papers' code, of mmpose and of timm, under
+    DataParallel's names or not; averaged weights are taken where there are some. Nothing in the file is run: a pickle
+    that asks for code is refused.
+
+    **Examples**
+
+    - flexor pose convert DCPose_PoseTrack18.pth dcpose.safetensors --model dcpose
+    - flexor pose convert rtmpose-m_simcc-coco.pth rtmpose_m.safetensors --model rtmpose_m
+    """
+    with in_one_line():
+        from ..models.pose.recipe import recipe
+        from ..models.pose.weights import convert as make
+
+        if out.suffix != ".safetensors":
+            fail(f"{out}: the name must end in .safetensors")
+        metadata = make(source, out, recipe(model).build(), model)
+        typer.echo(f"{out}: {model}, from {source.name} (SHA-256 {metadata['source_sha256'][:16]}...)")
+
+
+@pose_app.command()
+def evaluate(
+    results: Annotated[
+        Path, typer.Argument(help="coco.json or posetrack.json; or a folder of the latter.", show_default=False)
+    ],
+    annotations: Annotated[
+        Path, typer.Option(help="What is right, as COCO or PoseTrack have it; or a folder.", show_default=False)
+    ],
+    metric: Annotated[str, typer.Option(help="coco, posetrack or pck.")] = "coco",
+    threshold: Annotated[float, typer.Option(min=0, help="For pck: the share of the box's longer side.")] = 0.2,
+    json: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
+) -> None:
+    """Measure results against annotations.
+
+    **coco**: average precision and recall over OKS from 0.50 to 0.95, by pycocotools. **posetrack**: average precision
+    by poseval's rules; a folder holds a file a video, in both by the same names. **pck**: the share of joints that are
+    right within --threshold of the longer side of their person's box, by the names of joints, each annotated person
+    with the one whose box overlaps theirs most.
+
+    **Examples**
+
+    - flexor pose evaluate poses/coco.json --annotations person_keypoints_val2017.json
+    - flexor pose evaluate predicted/ --annotations posetrack18/val/ --metric posetrack
+    - flexor pose evaluate poses/coco.json --annotations truth.json --metric pck --json pck.json
+    """
+    with in_one_line():
+        from . import pose_evaluate as command
+
+        command.evaluate(results, annotations, metric, threshold, json)

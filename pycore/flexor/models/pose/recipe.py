@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from .dcpose import dcpose
+from .dkd import DKD, DKDState, dkd
 from .fami_pose import fami_pose
 from .geometry import ENLARGE
 from .hrnet import hrnet_w32, hrnet_w48
 from .rtmpose import rtmpose
 from .simple_baseline import simple_baseline
-from .skeleton import COCO17, POSETRACK17, Skeleton
+from .skeleton import COCO17, PENN13, POSETRACK17, Skeleton
 
 Maps = Tensor | tuple[Tensor, Tensor]  # heatmaps (B, K, h, w), or SimCC's x (B, K, 2W) and y (B, K, 2H)
 Predict = Callable[[nn.Module, Tensor], Maps]  # the network, windows (B, T, 3, H, W)
@@ -67,6 +68,16 @@ def _fami_pose(model: nn.Module, windows: Tensor) -> Maps:
     return model(windows[:, 0], windows[:, 1:].flatten(1, 2))[0]
 
 
+def _dkd(model: nn.Module, windows: Tensor) -> Maps:
+    """Frames without a past: the initialiser alone."""
+    return _dkd_step(model, windows, None)[0]
+
+
+def _dkd_step(model: nn.Module, windows: Tensor, state: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    assert isinstance(model, DKD)
+    return model.step(windows[:, 0], None if state is None else DKDState(*state))
+
+
 def _rtmpose(variant: str) -> Recipe:
     return Recipe(f"rtmpose_{variant}", partial(rtmpose, variant), _one_frame, (256, 192), decode="simcc")
 
@@ -80,6 +91,7 @@ _RECIPES = {
         *map(_rtmpose, "tsml"),
         Recipe("dcpose", dcpose, _dcpose, (384, 288), POSETRACK17, (0, -1, 1)),
         Recipe("fami_pose", fami_pose, _fami_pose, (384, 288), POSETRACK17, (0, -2, -1, 1, 2)),
+        Recipe("dkd", dkd, _dkd, (256, 256), PENN13, step=_dkd_step),
     )
 }
 

@@ -107,8 +107,8 @@ class Tracker:
     def nearest(self, boxes: NDArray[np.float64], shot: int) -> list[int | None]:
         """For boxes (N, 4 or more), who was there in the frame before, by intersection over union."""
         seen = [track.person for track in self._of_shot(shot) if not track.unseen]
-        overlaps = _overlaps(boxes[:, :4], [person.box for person in seen])
-        pairs = dict(greedy_pairs(overlaps, MIN_SIMILARITY))
+        shares = overlaps(boxes[:, :4], [person.box for person in seen])
+        pairs = dict(greedy_pairs(shares, MIN_SIMILARITY))
         return [seen[pairs[number]].id if number in pairs else None for number in range(len(boxes))]
 
     def _of_shot(self, shot: int) -> list[Track]:
@@ -120,15 +120,15 @@ class Tracker:
 
     def _similarity(self, now: Sequence[Person], before: Sequence[Person]) -> NDArray[np.float64]:
         """(now, before)."""
-        overlaps = _overlaps([person.box for person in now], [person.box for person in before])
-        if not overlaps.size:
-            return overlaps
+        shares = overlaps([person.box for person in now], [person.box for person in before])
+        if not shares.size:
+            return shares
         a = np.stack([person.keypoints for person in now])[:, None]
         b = np.stack([person.keypoints for person in before])
         both = (a[..., 2] >= self.min_score) & (b[..., 2] >= self.min_score)
         areas = [person.area for person in before]
         similar = oks(a[..., :2], b[..., :2], both, areas, self.skeleton.sigmas).numpy()
-        return np.where(both.sum(2) < FEWEST_JOINTS, overlaps, similar)
+        return np.where(both.sum(2) < FEWEST_JOINTS, shares, similar)
 
 
 def distinct(people: Sequence[Person], skeleton: Skeleton) -> list[int]:
@@ -171,7 +171,7 @@ def _visible(box: Sequence[float], size: tuple[int, int]) -> bool:
     return x < size[0] and y < size[1] and x + width > 0 and y + height > 0
 
 
-def _overlaps(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+def overlaps(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     """Intersection over union of all pairs of boxes (N, 4) and (M, 4)."""
     p, q = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (a, b))
     low = np.maximum(p[:, None, :2], q[:, :2])

@@ -140,7 +140,7 @@ def _decoded(path: Path, clip: Any, stream: Any) -> Iterator[Frame]:
                 try:
                     pictures, error = packet.decode(), ""
                 except av.FFmpegError as reason:
-                    pictures, error = [None], reason.strerror
+                    pictures, error = [None], str(reason.strerror)
                 for picture in pictures:
                     image = None if picture is None else _upright(picture)
                     if image is not None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import _codecs
 import hashlib
 import pickle
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,13 @@ WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dic
 # What tools put in front of names: DataParallel, and mmpose's parts of a model.
 PREFIXES = ("module.", "backbone.", "keypoint_head.", "head.", "model.")
 OPTIONAL = "num_batches_tracked"  # older than torch 0.4.1, and needed by no network
-_rebuild = np.array(0).__reduce__()[0]  # of NumPy's arrays, under the name that this version has for it
-SAFE = [_rebuild, np.ndarray, np.dtype, *{type(np.dtype(letter)) for letter in "?bBhHiIlLqQefdU"}]
+# Arrays of NumPy are data too, by the names that either of its versions gives what rebuilds them.
+_REBUILD: tuple[Any, ...] = (np.array(0).__reduce__()[0], np.float64(0).__reduce__()[0])
+SAFE: list[Any] = [
+    *((made, f"numpy.{core}.multiarray.{made.__name__}") for made in _REBUILD for core in ("core", "_core")),
+    *(np.ndarray, np.dtype, _codecs.encode),
+    *{type(np.dtype(letter)) for letter in "?bBhHiIlLqQefdU"},
+]
 
 
 class WeightsError(ValueError):
