@@ -12,6 +12,7 @@
 namespace py = pybind11;
 
 namespace flexor {
+void register_conv3x3(py::module_& m);
 void register_deform(py::module_& m);
 void register_grid(py::module_& m);
 void register_hevc(py::module_& m);
@@ -45,6 +46,7 @@ PYBIND11_MODULE(_C, m) {
     info["openmp"] = openmp_path();
     return info;
   });
+  register_conv3x3(m);
   register_deform(m);
   register_grid(m);
   register_hevc(m);

@@ -12,6 +12,16 @@ def set_isa(name: str) -> None: ...
 def cpu_features() -> list[str]: ...
 def max_threads() -> int: ...
 def build_info() -> dict[str, Any]: ...
+def conv3x3_forward(output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> None: ...
+def conv3x3_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    grad_input: Tensor | None,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
+    dilation: int,
+) -> None: ...
 def deform_conv2d_forward(
     output: Tensor,
     input: Tensor,
@@ -264,8 +274,10 @@ class HevcEncoder:
         qp: int,
         lossless: bool,
         preset: str,
+        range_extensions: bool,
         nearest: str,
         nearest_threshold: int,
+        edge_filters: bool,
         hash: bool,
         colour: tuple[int, int, int, int],
         timing: tuple[int, int],

@@ -2,6 +2,7 @@
 """The ops: functions that check their arguments, choose a backend and differentiate."""
 
 from .affine_warp2d import affine_warp2d
+from .conv3x3 import conv3x3
 from .deform_conv2d import deform_conv2d
 from .grid_conv import grid_conv
 from .intra_predict import intra_predict
@@ -21,6 +22,7 @@ __all__ = [
     "SparseIndex",
     "SparseMap",
     "affine_warp2d",
+    "conv3x3",
     "deform_conv2d",
     "grid_conv",
     "intra_predict",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plain PyTorch twins of the ops: readable, differentiable to any order, and slow."""
 
+from .conv3x3 import conv3x3
 from .deform_conv2d import deform_conv2d
 from .grid_conv import grid_conv
 from .intra_predict import intra_predict
@@ -14,6 +15,7 @@ from .xcorr2d import xcorr2d, xcorr2d_depthwise
 
 __all__ = [
     "affine_warp2d",
+    "conv3x3",
     "deform_conv2d",
     "grid_conv",
     "intra_predict",
