@@ -61,23 +61,46 @@ def read_deepmimic(path: Path) -> NDArray[np.float32]:
     Raises:
         ValueError: a file that is no such motion.
     """
+    frames = _frames(path)
+    turns = _turns(frames)
+    positions: dict[str, NDArray[np.float64]] = {"": frames[:, 1:4]}
+    rotations: dict[str, NDArray[np.float64]] = {"": np.tile(np.eye(3), (len(frames), 1, 1))}
+    for name, parent, offset, _ in _SKELETON:
+        positions[name] = positions[parent] + rotations[parent] @ np.array(offset, dtype=np.float64)
+        if name in turns:
+            rotations[name] = rotations[parent] @ turns[name]
+    return np.stack([positions[name] for name in _ORDER], axis=1).astype(np.float32)
+
+
+def read_deepmimic_turns(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Every joint's rotations (frames, 3, 3) within its parent, in the humanoid's axes: x forward, y up, z right.
+
+    Raises:
+        ValueError: a file that is no such motion.
+    """
+    return _turns(_frames(path))
+
+
+def _frames(path: Path) -> NDArray[np.float64]:
     # Some files have a comma after the last frame.
     text = re.sub(r",(\s*[\]}])", r"\1", path.read_text())
     frames = np.array(json.loads(text)["Frames"], dtype=np.float64)
     if frames.ndim != 2 or frames.shape[1] != _NUMBERS:
         raise ValueError(f"{path}: frames of a humanoid have {_NUMBERS} numbers, got {frames.shape}")
-    positions: dict[str, NDArray[np.float64]] = {"": frames[:, 1:4]}
-    rotations: dict[str, NDArray[np.float64]] = {"": np.tile(np.eye(3), (len(frames), 1, 1))}
+    return frames
+
+
+def _turns(frames: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    turns: dict[str, NDArray[np.float64]] = {}
     column = 4
-    for name, parent, offset, count in _SKELETON:
+    for name, _, _, count in _SKELETON:
         values = frames[:, column : column + count]
         column += count
-        positions[name] = positions[parent] + rotations[parent] @ np.array(offset, dtype=np.float64)
         if count == 4:
-            rotations[name] = rotations[parent] @ quaternion_rotation(values)
+            turns[name] = quaternion_rotation(values)
         elif count == 1:
-            rotations[name] = rotations[parent] @ axis_rotation(2, values[:, 0])
-    return np.stack([positions[name] for name in _ORDER], axis=1).astype(np.float32)
+            turns[name] = axis_rotation(2, values[:, 0])
+    return turns
 
 
 def quaternion_rotation(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
