@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics of poses: against pycocotools, poseval and released code (data/make_pose_geometry_golden.py), and by hand."""
+
+import builtins
+import contextlib
+import copy
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pose_geometry_cases as cases
+import pytest
+import torch
+from flexor.models.pose.metrics import (
+    COCO_STATISTICS,
+    box_norm,
+    coco_average_precision,
+    head_norm,
+    instance_scores,
+    oks,
+    oks_nms,
+    pck,
+    pckh,
+    torso_norm,
+)
+from flexor.models.pose.posetrack import (
+    Frame,
+    posetrack_average_precision,
+    read_posetrack,
+    read_posetrack_folders,
+)
+from flexor.models.pose.skeleton import COCO17, PENN13
+from flexor.models.pose.skeleton import POSETRACK_EVALUATION15 as JOINTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+GOLDEN = np.load(Path(__file__).parent / "data" / "pose_geometry_golden.npz")
+
+
+def test_oks_by_hand():
+    target = torch.zeros(17, 2)
+    prediction = target.clone()
+    prediction[0] = torch.tensor([3.0, 4.0])
+    prediction[1] = torch.nan
+    visible = torch.zeros(17)
+    visible[[0, 1, 5]] = 1
+    nose = math.exp(-25 / (2 * 400 * (2 * 0.026) ** 2))
+    assert oks(prediction, target, visible, 400.0) == pytest.approx((nose + 0 + 1) / 3)
+    assert oks(prediction, target, torch.zeros(17), 400.0) == 0
+    pairs = oks(prediction[None, None], target.expand(3, 17, 2), visible, torch.full((2, 3), 400.0))
+    assert pairs.shape == (2, 3)
+    assert oks(torch.empty(0, 17, 2), torch.empty(0, 17, 2), torch.empty(0, 17), torch.empty(0)).shape == (0,)
+
+
+def coco_case(joints=17):
+    """People of three sizes in six images, one a crowd, one without joints; found with errors, twice, or not."""
+    rng = np.random.default_rng(3)
+    truth, found = [], []
+    for number in range(24):
+        side = rng.choice([20, 60, 200])
+        corner = rng.uniform(0, 400, 2)
+        points = corner + rng.random((joints, 2)) * side
+        visible = (rng.random(joints) < 0.8).astype(int) * 2 * (number != 5)
+        keypoints = np.concatenate([points, visible[:, None]], 1).ravel().tolist()
+        person = {"image_id": number % 6, "category_id": 1, "keypoints": keypoints}
+        box = {"bbox": [*corner.tolist(), float(side), float(side)], "area": float(side**2 / 2)}
+        truth.append({"id": number + 1, **person, **box, "iscrowd": int(number == 7)})
+        for _ in range(rng.choice([0, 1, 1, 2])):
+            seen = np.concatenate([points + rng.normal(0, side * 0.03, points.shape), np.ones((joints, 1))], 1)
+            found.append({**person, "keypoints": seen.ravel().tolist(), "score": float(rng.random())})
+    names = {"categories": [{"id": 1, "name": "person", "keypoints": list(map(str, range(joints))), "skeleton": []}]}
+    return {"images": [{"id": n} for n in range(7)], "annotations": truth, **names}, found
+
+
+@pytest.mark.parametrize("sigmas", [COCO17.sigmas, (0.05,) * 4], ids=["17", "4"])
+def test_coco_is_what_pycocotools_says_of_the_files(tmp_path, sigmas):
+    truth, found = coco_case(len(sigmas))
+    truth["annotations"] = [
+        {**a, "num_keypoints": sum(v > 0 for v in a["keypoints"][2::3])} for a in truth["annotations"]
+    ]
+    for name, content in (("truth", truth), ("found", found)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(tmp_path / "truth.json"))
+        evaluation = COCOeval(coco, coco.loadRes(str(tmp_path / "found.json")), "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.array(sigmas)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    expected = dict(zip(COCO_STATISTICS, evaluation.stats, strict=True))
+    assert 0 < expected["AP"] < expected["AP50"] < 1 and expected["AP_medium"] != expected["AP_large"]
+    assert coco_average_precision(tmp_path / "truth.json", tmp_path / "found.json", sigmas=sigmas) == expected
+    before = copy.deepcopy((truth, found))
+    assert coco_average_precision(truth, found, sigmas=sigmas) == expected
+    assert (truth, found) == before
+    boxed = [{**person, "bbox": [0, 0, 1, 1]} for person in found]  # pycocotools would take the area from it
+    assert coco_average_precision(truth, boxed, sigmas=sigmas) == expected
+    for (image, _), similar in evaluation.ious.items():
+        theirs = np.array(similar).reshape(-1, 4)
+        people = [a for a in truth["annotations"] if a["image_id"] == image and sum(a["keypoints"][2::3])]
+        mine = sorted((f for f in found if f["image_id"] == image), key=lambda f: -f["score"])
+        if image == 5 or not mine:  # the one without joints, whom only pycocotools compares
+            continue
+        p, t = (np.array([person["keypoints"] for person in who]).reshape(len(who), -1, 3) for who in (mine, people))
+        areas = np.array([person["area"] for person in people])
+        pairs = oks(p[:, None, :, :2], t[None, :, :, :2], t[..., 2], areas, sigmas)
+        assert pairs.numpy() == pytest.approx(theirs, rel=1e-12)
+
+
+def test_coco_by_hand():
+    """Of two people one is found exactly and one not at all: recall 1/2, precision 1 up to there: 51 of 101 points."""
+    truth, _ = coco_case()
+    truth["annotations"] = [a for a in truth["annotations"] if a["id"] in (1, 2)]
+    one = truth["annotations"][0]
+    found = [{key: one[key] for key in ("image_id", "category_id", "keypoints")} | {"score": 0.3}]
+    assert coco_average_precision(truth, found)["AP"] == pytest.approx(51 / 101)
+    assert coco_average_precision(truth, found)["AR"] == pytest.approx(0.5)
+    wrong = {**found[0], "keypoints": [0.0, 0, 1] * 17, "score": 0.9}  # a better score for nobody halves the precision
+    assert coco_average_precision(truth, [wrong, *found])["AP"] == pytest.approx(51 / 202)
+    nobody = coco_average_precision(truth, [])
+    assert nobody["AP"] == 0 and nobody["AR"] == 0
+    truth["annotations"] = []
+    assert set(coco_average_precision(truth, found).values()) == {-1}
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.9])
+def test_oks_nms_as_released(threshold):
+    poses, scores, areas = cases.crowd()
+    kept = oks_nms(poses, scores, areas, threshold=threshold)
+    assert kept.tolist() == GOLDEN[f"oks_nms/{threshold}"].tolist() and len(kept) < 12
+    assert oks_nms(torch.empty(0, 17, 2), torch.empty(0), torch.empty(0)).tolist() == []
+
+
+def test_instance_scores_by_hand():
+    joints = [[0.2, 0.4, 0.6], [0.1, 0.2, 0.0]]  # not above 0.2: not counted
+    assert instance_scores([0.5, 0.9], joints).tolist() == pytest.approx([0.25, 0])
+
+
+def test_pck_by_hand():
+    target = torch.zeros(3, 13, 2)
+    prediction = target.clone()
+    prediction[0, 0, 0] = 4.0  # 0.2 x 20: still right
+    prediction[1, 0, 0] = 4.1
+    prediction[2, 1] = torch.nan
+    visible = torch.ones(3, 13)
+    visible[2, 0] = 0
+    visible[:, 12] = 0
+    found = pck(prediction, target, visible, box_norm([[0, 0, 20, 10], [5, 5, 10, 20], [0, 0, 20, 20]]))
+    assert found.rates[:3].tolist() == pytest.approx([1 / 2, 2 / 3, 1]) and found.rates[12].isnan()
+    assert found.mean([0, 1]) == pytest.approx((1 / 2 + 2 / 3) / 2) and found.pooled([0, 1]) == pytest.approx(3 / 5)
+    assert found.mean() == pytest.approx((1 / 2 + 2 / 3 + 10) / 12) and found.pooled() == pytest.approx(33 / 35)
+
+
+def test_norms_by_hand():
+    target, prediction = torch.zeros(2, 13, 2), torch.zeros(2, 13, 2)
+    target[0, PENN13.index("left_shoulder")] = torch.tensor([30.0, 40.0])
+    target[1, PENN13.index("left_shoulder")] = 0.5
+    prediction[:, PENN13.index("right_hip"), 0] = 7
+    assert torso_norm(target, prediction, PENN13).tolist() == [50, 7]
+    assert head_norm([[1, 2, 31, 42]]).tolist() == [30]
+
+
+def test_pckh_as_released():
+    target, prediction, visible, head = cases.mpii()
+    found = pckh(prediction, target, visible, head)
+    assert 100 * np.array(list(found.values())) == pytest.approx(GOLDEN["pckh"], rel=1e-12)
+    assert list(found) == ["head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "mean"]
+    assert pckh(prediction + 1, target, visible, head, offset=0) == pytest.approx(found)
+    assert pckh(prediction, target, visible, head, 0.1)["mean"] < found["mean"]
+
+
+def test_posetrack_is_poseval(tmp_path):
+    cases.posetrack_videos(tmp_path)
+    found = posetrack_average_precision(*read_posetrack_folders(tmp_path / "truth", tmp_path / "predictions"))
+    for name in ("average_precision", "precision", "recall"):
+        assert getattr(found, name) == pytest.approx(GOLDEN[f"posetrack/{name}"][:15], rel=1e-12)
+    assert list(found.columns().values()) == pytest.approx(GOLDEN["posetrack/columns"], rel=1e-12)
+    assert found.total == pytest.approx(GOLDEN["posetrack/average_precision"][15], rel=1e-12)
+
+
+HEAD = np.array([[0.0, 0, 30, 40]])  # 0.6 x 50 = 30, so that a joint is right within 15 pixels
+BODY = np.stack([np.arange(15.0) * 100, np.zeros(15)], 1)
+
+
+def truth_of(*people, ignored=()):
+    return Frame(np.array(people, np.float64).reshape(-1, 15, 2), None, HEAD.repeat(len(people), 0), ignored)
+
+
+def found(*people, scores):
+    return Frame(np.array(people, np.float64).reshape(-1, 15, 2), np.array(scores).reshape(-1, 1).repeat(15, 1))
+
+
+def precision(truth, predictions):
+    return posetrack_average_precision(truth, predictions).average_precision
+
+
+def test_posetrack_by_hand():
+    near, far = BODY + [15, 0], BODY + [15.1, 0]
+    assert (precision([truth_of(BODY)], [found(near, scores=[0.1])]) == 100).all()
+    assert (precision([truth_of(BODY)], [found(far, scores=[0.1])]) == 0).all()
+    # a stranger with a better score halves the precision at the only recall; with a worse one it does not
+    stranger = BODY + [0, 5000]
+    assert (precision([truth_of(BODY)], [found(stranger, BODY, scores=[0.9, 0.1])]) == 50).all()
+    assert (precision([truth_of(BODY)], [found(stranger, BODY, scores=[0.1, 0.9])]) == 100).all()
+    # a person nobody found halves the recall
+    assert (precision([truth_of(BODY, stranger)], [found(BODY, scores=[0.9])]) == 50).all()
+    # of two poses for one person the fuller one is the person's, whatever the scores; the other is wrong altogether
+    half = np.where(np.arange(15)[:, None] < 7, BODY, stranger)
+    assert (precision([truth_of(BODY)], [found(half, BODY, scores=[0.9, 0.1])]) == 50).all()
+    # one frame right, one wrong: the order of scores over the whole set decides
+    pair = [truth_of(BODY)] * 2
+    assert (precision(pair, [found(BODY, scores=[0.9]), found(far, scores=[0.5])]) == 50).all()
+    assert (precision(pair, [found(BODY, scores=[0.5]), found(far, scores=[0.9])]) == 25).all()
+    # the pose goes to the person of whom it has the larger share of joints, not the larger number
+    few = np.where(np.arange(15)[:, None] < 2, BODY, np.nan)
+    both = posetrack_average_precision([truth_of(half, few)], [found(half, scores=[0.5])])
+    assert both.average_precision[0] == 50 and both.average_precision[10] == 100
+
+
+def test_posetrack_frames_and_people_that_do_not_count():
+    nothing, everywhere = np.full((15, 2), np.nan), BODY + [0, 5000]
+    perfect = [truth_of(BODY)], [found(BODY, scores=[0.5])]
+    # a frame without people is left out with what was predicted in it
+    assert (precision([*perfect[0], truth_of()], [*perfect[1], found(BODY, scores=[0.9])]) == 100).all()
+    # a frame whose person has no joints is not: predictions in it are wrong
+    assert (precision([*perfect[0], truth_of(nothing)], [*perfect[1], found(BODY, scores=[0.9])]) == 50).all()
+    # frames without predictions cost recall
+    assert (precision([truth_of(BODY)] * 2, [*perfect[1], found(scores=[])]) == 50).all()
+    # joints in an ignored region are nobody's; on its border they count
+    region = (np.array([[-50.0, 4000], [2000, 4000], [2000, 6000], [-50, 6000]]),)
+    ignoring = [truth_of(BODY, everywhere, ignored=region)], [found(everywhere, BODY, scores=[0.9, 0.5])]
+    assert (precision(*ignoring) == 100).all()
+    edge = BODY + [0, 4000]
+    assert (precision([truth_of(BODY, ignored=region)], [found(edge, BODY, scores=[0.9, 0.5])]) == 50).all()
+
+
+def test_posetrack_joints_without_annotation():
+    part = BODY.copy()
+    part[JOINTS.index("nose")] = np.nan
+    result = posetrack_average_precision([truth_of(part)], [found(BODY, scores=[0.5])])
+    assert np.isnan(result.average_precision[JOINTS.index("nose")]) and result.total == 100
+    assert math.isnan(result.columns()["head"]) and result.columns()["wrist"] == 100
+    unseen = [truth_of(part)], [found(part, scores=[0.5])]
+    assert posetrack_average_precision(*unseen).total == 100
+    assert posetrack_average_precision(*unseen, count_absent_joints=True).total == pytest.approx(100 * 14 / 15)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_posetrack_depends_on_the_order_of_scores_only(seed):
+    rng = np.random.default_rng(seed)
+    truth = [truth_of(*(BODY + rng.normal(0, 500, (2, 1, 2)))) for _ in range(4)]
+    poses = [frame.points + rng.normal(0, 10, frame.points.shape) for frame in truth]
+    scores = [rng.permutation(30).reshape(2, 15) + 30.0 * n for n in range(4)]
+    first = precision(truth, [Frame(p, s) for p, s in zip(poses, scores, strict=True)])
+    again = precision(truth[::-1], [Frame(p[::-1], s[::-1] ** 3 - 7) for p, s in zip(poses, scores, strict=True)][::-1])
+    assert (first >= 0).all() and (first <= 100).all() and again == pytest.approx(first)
+
+
+def new_form(folder: Path):
+    """The golden case in PoseTrack18's form, whose joints are in another order, with ears."""
+    names = ["nose", "head_bottom", "head_top", "left_ear", "right_ear", *(n for n in JOINTS.joints if "_" in n)]
+    names = list(dict.fromkeys(names))
+    (folder / "new").mkdir()
+    for kind in ("truth", "predictions"):
+        for path in (folder / kind).glob("*.json"):
+            images, people = [], []
+            for number, frame in enumerate(json.loads(path.read_text())["annolist"]):
+                regions = frame.get("ignore_regions", [])
+                sides = {f"ignore_regions_{s}": [[p[s][0] for p in r["point"]] for r in regions] for s in "xy"}
+                images.append({"id": 100 + number, "file_name": frame["image"][0]["name"], **sides})
+                people += [{**_new_person(person, names), "image_id": 100 + number} for person in frame["annorect"]]
+            content = {"images": images, "annotations": people, "categories": [{"keypoints": names}]}
+            (folder / "new" / f"{kind}{path.name}").write_text(json.dumps(content))
+
+
+def _new_person(person, names):
+    keypoints, scores = np.zeros((len(names), 3)), np.zeros(len(names))
+    for point in (person["annopoints"] or [{"point": []}])[0]["point"]:
+        place = names.index(JOINTS.joints[point["id"][0]])
+        keypoints[place] = point["x"][0], point["y"][0], 1
+        scores[place] = point.get("score", [0])[0]
+    made = {"keypoints": keypoints.ravel().tolist()}
+    if "x1" in person:
+        (x, y), (right, bottom) = ([person[c + n][0] for c in "xy"] for n in "12")
+        return {**made, "bbox_head": [x, y, right - x, bottom - y]}
+    return {**made, "scores": scores.tolist()}
+
+
+def test_posetrack_files_of_both_years(tmp_path):
+    cases.posetrack_videos(tmp_path)
+    new_form(tmp_path)
+    frames = 0
+    for kind in ("truth", "predictions"):
+        for path in sorted((tmp_path / kind).glob("*.json")):
+            for old, new in zip(
+                read_posetrack(path), read_posetrack(tmp_path / "new" / (kind + path.name)), strict=True
+            ):
+                frames += len(old.points) > 0
+                assert old.points == pytest.approx(new.points, nan_ok=True)
+                there = ~np.isnan(old.points[..., 0])
+                if kind == "truth":
+                    assert old.head_boxes == pytest.approx(new.head_boxes)
+                    assert (old.scores == -9999).all() and len(old.ignored) == len(new.ignored)
+                    assert all(np.array_equal(a, b) for a, b in zip(old.ignored, new.ignored, strict=True))
+                else:
+                    assert old.scores[there].tolist() == new.scores[there].tolist()
+    assert frames > 20
+
+
+def refused(folder, content, message):
+    (folder / "x.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=rf"x.json: .*{message}"):
+        read_posetrack(folder / "x.json")
+
+
+def test_posetrack_files_that_are_not(tmp_path):
+    refused(tmp_path, "{", "Expecting property name")
+    refused(tmp_path, [], "neither annolist .* nor images, annotations, categories")
+    refused(tmp_path, {"annolist": [{}]}, r"not as PoseTrack writes it \(KeyError: 'annorect'\)")
+    new = {"images": [{"id": 1}], "annotations": [], "categories": [{"keypoints": list(JOINTS.joints[1:])}]}
+    refused(tmp_path, new, "its category has no joint right_ankle")
+    named = {**new, "categories": [{"keypoints": list(JOINTS.joints)}]}
+    refused(tmp_path, {**named, "annotations": [{"image_id": 2}]}, "in image 2, which is not among its images")
+    refused(tmp_path, {**named, "annotations": [{"image_id": 1, "keypoints": [1, 2]}]}, "cannot reshape")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: no JSON file in this folder"):
+        read_posetrack_folders(tmp_path / "empty", tmp_path)
+    cases.posetrack_videos(tmp_path, videos=1)
+    with pytest.raises(ValueError, match=r"0.json: no such file, the predictions for"):
+        read_posetrack_folders(tmp_path / "truth", tmp_path / "empty")
+    (tmp_path / "predictions" / "0.json").write_text('{"annolist": []}')
+    with pytest.raises(ValueError, match=r"0.json: has 0 frames, .*0.json has 8"):
+        read_posetrack_folders(tmp_path / "truth", tmp_path / "predictions")
+
+
+POINTS, ONES = torch.zeros(2, 17, 2), torch.ones(2, 17)
+TRUTH, FOUND = coco_case()
+GOOD = truth_of(BODY), found(BODY, scores=[0.5])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: oks(POINTS[:, :3], POINTS, ONES, 1),
+            r"prediction must be \(\.\.\., 17, 2\) for 17 sigmas, got \(2, 3",
+        ),
+        (lambda: oks(POINTS, POINTS[..., 0], ONES, 1), r"oks: target must be \(\.\.\., 17, 2\)"),
+        (lambda: oks(POINTS, POINTS, ONES[:, :3], 1), r"oks: visible must be \(\.\.\., 17\)"),
+        (
+            lambda: oks_nms(POINTS, [1.0], [1.0, 2.0]),
+            r"must be \(N, K, 2\), \(N,\) and \(N,\), got \(2, 17, 2\), \(1,\)",
+        ),
+        (lambda: instance_scores([1.0], ONES), r"must be \(N,\) and \(N, K\), got \(1,\) and \(2, 17\)"),
+        (lambda: pck(POINTS, POINTS[:1], ONES, [1, 1]), r"one shape \(N, K, 2\), got \(2, 17, 2\) and \(1, 17, 2\)"),
+        (lambda: pck(POINTS, POINTS, ONES[:1], [1, 1]), r"\(N, K\) = \(2, 17\) and \(N,\), got \(1, 17\) and \(2,\)"),
+        (lambda: pck(POINTS, POINTS, ONES, [1, 0]), "norm must be above 0, got 0.0: leave such people out"),
+        (lambda: pck(POINTS, POINTS / 0, ONES, [1, 1]), "target must be finite where visible"),
+        (
+            lambda: pckh(POINTS, POINTS, ONES, [[0, 0, 1, 1]] * 2),
+            r"must be \(N, 16, 2\) in MPII's order, got \(2, 17, 2\)",
+        ),
+        (lambda: coco_average_precision({}, FOUND), "ground_truth must have images, annotations and categories"),
+        (lambda: coco_average_precision(TRUTH, TRUTH), "predictions must be a list of people, got dict"),
+        (lambda: coco_average_precision(TRUTH, [{"score": 1}]), "predictions lacks image_id, category_id, keypoints"),
+        (lambda: coco_average_precision(TRUTH, FOUND, sigmas=[0.1]), "must be 3 numbers for 1 sigmas, got 51"),
+        (
+            lambda: coco_average_precision(TRUTH, [{**FOUND[0], "image_id": 99}]),
+            "in image 99, which ground_truth does not",
+        ),
+        (lambda: coco_average_precision(__file__, FOUND), "test_pose_metrics.py: not a JSON file"),
+        (lambda: posetrack_average_precision([GOOD[0]], []), "every frame of truth needs one .* got 1 and 0 frames"),
+        (lambda: posetrack_average_precision([truth_of()], [GOOD[1]]), "no frame of truth has a person"),
+        (
+            lambda: posetrack_average_precision([GOOD[1]], [GOOD[1]]),
+            r"frame 0: truth needs head boxes \(1, 4\), got None",
+        ),
+        (
+            lambda: posetrack_average_precision([GOOD[0]], [GOOD[0]]),
+            r"frame 0: predictions need scores \(1, 15\), got None",
+        ),
+        (
+            lambda: posetrack_average_precision([Frame(BODY)], [GOOD[1]]),
+            r"points of truth must be \(N, 15, 2\), got \(15",
+        ),
+        (
+            lambda: posetrack_average_precision([Frame(BODY[None], None, HEAD * np.nan)], [GOOD[1]]),
+            "frame 0: truth has a person with joints and without a head box",
+        ),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_without_pycocotools(monkeypatch):
+    real = builtins.__import__
+
+    def absent(name, *rest, **named):
+        if name.startswith("pycocotools"):
+            raise ImportError("No module named 'pycocotools'")
+        return real(name, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(ImportError, match=r"pip install 'flexor\[cli\]' or pycocotools \(No module"):
+        coco_average_precision(TRUTH, FOUND)
