@@ -39,14 +39,6 @@ def golden(name):
     return torch.from_numpy(GOLDEN[name])
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_official_numbers(name):
     """Every stack's heatmaps and the ensemble; see data/make_okdhp_golden.py."""

@@ -32,7 +32,8 @@ class DKD(nn.Module):
         h_t = U (k_t (*) V f_t)   for t >= 2
 
     (*) correlates every channel with the kernel that was distilled for it, V and U are convolutions of 1x1
-    (`flexor.nn.DynamicKernelMatching`). Published are these equations; there is no official code. Sizes are ours:
+    (`flexor.nn.DynamicKernelMatching`). There is no official code: distilling kernels in one pass and matching them by
+    convolution is the paper's, these equations are our reading of it, and the sizes are ours:
 
     * The initialiser is SimpleBaseline. The encoder is a ResNet with three transposed convolutions as well, but of
       `width` channels: one as wide as the initialiser's would already cost what SimpleBaseline costs for a frame.
@@ -108,7 +109,8 @@ class FrameEncoder(ResNet):
         width: channels of each transposed convolution.
 
     Source:
-        Nie et al., ICCV 2019: SimpleBaseline without its last layer; the width is ours.
+        Xiao et al., Simple Baselines for Human Pose Estimation and Tracking, ECCV 2018, without its last layer; the width
+        is ours.
     """
 
     def __init__(self, depth: int, width: int) -> None:

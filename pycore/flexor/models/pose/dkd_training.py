@@ -63,9 +63,9 @@ class DKDTraining(nn.Module):
         estimator:      mse(h, g) + coherence * R(d of h)
         discriminator:  R(d of g) - kappa * R(d of h);   kappa <- clip(kappa + rate * (equity * R(d of g) - R(d of h)))
 
-    with g the true heatmaps, and kappa from 0 to 1, at first 0. Joints that are not annotated count in neither. The
-    form is that of the paper and of BEGAN; the paper's numbers are not known to us: coherence, equity, rate, the
-    learning rate and the optimizers are our choice.
+    with g the true heatmaps, and kappa from 0 to 1, at first 0. Joints that are not annotated count in neither. A
+    temporal discriminator is the paper's, this form of it BEGAN's; coherence, equity, rate, the learning rate and the
+    optimizers are our choice.
 
     Args:
         model: the DKD that is trained.

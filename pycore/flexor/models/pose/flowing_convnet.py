@@ -49,7 +49,7 @@ class SpatialFusionNet(nn.Module):
         TypeError: joints that are no integer; images that are not floating point.
 
     Source:
-        Pfister, Charles and Zisserman, Flowing ConvNets for Human Pose Estimation in Videos, ICCV 2015, section 3;
+        Pfister, Charles and Zisserman, Flowing ConvNets for Human Pose Estimation in Videos, ICCV 2015;
         the numbers are those of heatmap-flic-fusion in github.com/tpfister/caffe-heatmap, which was trained on RGB
         images of 256x256 from 0 to 255.
     """
@@ -92,8 +92,8 @@ class FlowingConvNet(nn.Module):
         output_j(p) = sum over i of w[j, i] * H[i, j](p + flow_i(p)),   flow of the frame itself 0
 
     Parametric pooling: w is a number for every joint and frame, the same at every pixel; at first the mean. The flow
-    comes from outside, from any method. The temporal part was never released; its layout here is from the paper's
-    description, the mean as a start and 15 neighbours on a side are our choice.
+    comes from outside, from any method. The temporal part was never released: warping by the flow and learnt pooling
+    are the paper's, the mean as a start, no bias and 15 neighbours on a side are our choice.
 
     Args:
         joints: heatmaps.
@@ -103,7 +103,7 @@ class FlowingConvNet(nn.Module):
         ValueError: a negative number of neighbours; a clip or a flow of other shapes.
 
     Source:
-        Pfister, Charles and Zisserman, Flowing ConvNets for Human Pose Estimation in Videos, ICCV 2015, section 4.
+        Pfister, Charles and Zisserman, Flowing ConvNets for Human Pose Estimation in Videos, ICCV 2015.
     """
 
     def __init__(self, joints: int = 7, neighbours: int = 15) -> None:
