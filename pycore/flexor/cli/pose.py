@@ -11,6 +11,7 @@ import typer
 from .default_command import DefaultCommand
 from .device import prepare
 from .failure import fail
+from .pose_train import train
 
 pose_app = typer.Typer(
     cls=DefaultCommand,
@@ -173,3 +174,6 @@ def evaluate(
         from . import pose_evaluate as command
 
         command.evaluate(results, annotations, metric, threshold, json)
+
+
+pose_app.command()(train)

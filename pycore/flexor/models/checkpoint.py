@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-LIFT, VOXELS = "flexor lift 1", "flexor voxels 1"  # what a file says it is
+LIFT, VOXELS, POSE = "flexor lift 1", "flexor voxels 1", "flexor pose training 1"  # what a file says it is
 
 
 class CheckpointError(ValueError):
@@ -82,7 +82,7 @@ class Resumable:
 
     Args:
         path: written by `save`.
-        kind: of the file, LIFT or VOXELS.
+        kind: of the file, LIFT, VOXELS or POSE.
         model, optimiser: what is trained, and by what.
         facts: groups of facts by name; a file with other ones is refused. JSON can hold them.
         notes: more that the file shall say.
@@ -104,6 +104,7 @@ class Resumable:
         self.path, self.kind, self.model, self.optimiser, self.notes = path, kind, model, optimiser, notes
         self.facts: dict[str, dict[str, Any]] = json.loads(json.dumps(facts))
         self.step, self.cpu = 0, 0.0
+        self.part = 0.0  # what an epoch that is under way has added up
         self.history: list[dict[str, float]] = []
         if path.exists():
             self._resume()
@@ -113,7 +114,7 @@ class Resumable:
         return len(self.history)
 
     def save(self) -> None:
-        progress = {"step": self.step, "cpu_seconds": self.cpu, "history": self.history}
+        progress = {"step": self.step, "cpu_seconds": self.cpu, "history": self.history, "part": self.part}
         state = {**self.facts, "notes": self.notes, **progress}
         save_checkpoint(self.path, self.model, self.optimiser, state, self.kind)
 
@@ -128,3 +129,4 @@ class Resumable:
                     )
         restore(tensors, self.model, self.optimiser)
         self.step, self.cpu, self.history = state["step"], state["cpu_seconds"], state["history"]
+        self.part = state.get("part", 0.0)

@@ -19,6 +19,7 @@ from .hrnet import hrnet_w32, hrnet_w48
 from .rtmpose import rtmpose
 from .simple_baseline import simple_baseline
 from .skeleton import COCO17, PENN13, POSETRACK17, Skeleton
+from .small import small
 
 Maps = Tensor | tuple[Tensor, Tensor]  # heatmaps (B, K, h, w), or SimCC's x (B, K, 2W) and y (B, K, 2H)
 Predict = Callable[[nn.Module, Tensor], Maps]  # the network, windows (B, T, 3, H, W)
@@ -85,6 +86,7 @@ def _rtmpose(variant: str) -> Recipe:
 _RECIPES = {
     recipe.name: recipe
     for recipe in (
+        Recipe("small", small, _one_frame, (128, 96), crop="udp", decode="udp"),
         Recipe("hrnet_w32", hrnet_w32, _one_frame, (256, 192)),
         Recipe("hrnet_w48", hrnet_w48, _one_frame, (384, 288)),
         Recipe("simple_baseline_50", partial(simple_baseline, 50), _one_frame, (256, 192)),
