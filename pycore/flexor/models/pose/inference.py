@@ -21,7 +21,8 @@ def fuse_batch_norm(model: Model) -> Model:
         gamma (W*x + b - mean) / sqrt(var + eps) + beta = W'*x + b'
 
     A normalisation follows a convolution where the module that holds both registers it right after it, with as many
-    channels, as every network of `flexor.models.pose` does; others stay. Both must be used nowhere else.
+    channels, as every network of `flexor.models.pose` does; others stay. Both must be used nowhere else. On a CPU the
+    copy is faster still after `.to(memory_format=torch.channels_last)`.
 
     Args:
         model: a network of `flexor.models.pose`, or one that is written like them.
@@ -53,4 +54,4 @@ def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
         return False
     if type(conv) is nn.ConvTranspose2d:
         return conv.groups == 1 and conv.out_channels == norm.num_features  # torch folds no groups of those
-    return type(conv) is nn.Conv2d and conv.out_channels == norm.num_features
+    return isinstance(conv, nn.Conv2d) and conv.out_channels == norm.num_features
