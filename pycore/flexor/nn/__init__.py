@@ -2,6 +2,7 @@
 """Modules that hold the parameters of the ops."""
 
 from .condconv2d import CondConv2d, DyConv2d
+from .conv3x3 import Conv3x3
 from .deform_conv2d import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d, ModulatedDeformConv2dPack
 from .grid_conv import DGridConv, GridAttention, GridConv, LearnableGridAssignment, fuse_grid_conv_bn_eval
 from .matching import DepthwiseRPN, DepthwiseXCorr, DynamicKernelMatching, MultiRPN, UPChannelRPN, XCorr
@@ -38,6 +39,7 @@ from .sparse_tensor import SparseTensor
 
 __all__ = [
     "CondConv2d",
+    "Conv3x3",
     "DGridConv",
     "DeformConv2d",
     "DeformConv2dPack",

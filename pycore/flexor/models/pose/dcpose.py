@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexor.nn import ModulatedDeformConv2d
+from flexor.nn import Conv3x3, ModulatedDeformConv2d
 
 from ._checks import check_images, check_joints
 from .conv_norm import Chain, ConvNorm
@@ -168,7 +168,7 @@ def residual_steps(inputs: int, outputs: int, blocks: int) -> Chain:
 
 
 def _dilated_conv(outputs: int, dilation: int) -> nn.Conv2d:
-    return nn.Conv2d(_COMBINED, outputs, 3, padding=dilation, dilation=dilation, bias=False)
+    return Conv3x3(_COMBINED, outputs, dilation, bias=False)
 
 
 def _interleave(*maps: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexor.nn import DeformConv2d
+from flexor.nn import Conv3x3, DeformConv2d
 from flexor.ops import affine_warp2d
 
 from ._checks import check_images, check_joints
@@ -96,7 +96,7 @@ class FAMIPose(OnBackbone):
             self.add_module(f"dcn_{number}", layer)
         self.sup_agg_block = _blocks(SUPPORTS * _WIDTH, _WIDTH, 2)
         self.init_feature_agg_block = _blocks(2 * _WIDTH, _WIDTH, 3)
-        self.agg_final_layer = nn.Conv2d(_WIDTH, joints, 3, 1, 1)
+        self.agg_final_layer = Conv3x3(_WIDTH, joints)
         self._initialise()
         self.backbone.requires_grad_(not freeze_backbone)
 
@@ -160,7 +160,7 @@ def _blocks(inputs: int, outputs: int, blocks: int) -> Chain:
 
 
 def _steering_conv(outputs: int) -> nn.ModuleDict:
-    return nn.ModuleDict({"conv": nn.Conv2d(_WIDTH, outputs, 3, padding=_DILATION, dilation=_DILATION)})
+    return nn.ModuleDict({"conv": Conv3x3(_WIDTH, outputs, _DILATION)})
 
 
 def check_feature_size(key: Tensor) -> None:
