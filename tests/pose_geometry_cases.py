@@ -10,6 +10,7 @@ BOXES = [[10, 20, 30, 40], [-15.5, 3.25, 200, 90], [300, 150, 12, 480.5], [1200.
 ROTATIONS = [0.0, 30.0, -77.5, 180.0, 12.25]
 CROPS = [(384, 288), (256, 192), (256, 256), (64, 48), (96, 72)]
 SIGMAS = {2: 11, 3: 17}  # of the heatmaps, and the taps of the blur that goes with it
+FAINT = np.float32(0.003)  # so much lower, peaked maps are cut off by UDP's limit of 0.001
 
 
 def peaked_maps(sigma, count=24, height=48, width=36):

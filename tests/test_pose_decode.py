@@ -35,6 +35,12 @@ def test_peaks_as_mmpose_decodes_them(method, sigma):
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
+def test_faint_peaks_as_mmpose_decodes_them(method):
+    points, _ = decode_heatmaps(torch.from_numpy(cases.peaked_maps(2) * cases.FAINT)[None], method)
+    assert points[0].numpy() == pytest.approx(GOLDEN[f"faint/{method}"], abs=3e-5)
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
 def test_noise_as_mmpose_decodes_it(method):
     """Where the published step is long, the Hessian is nearly singular and float32 has no digits left to compare."""
     maps, expected = torch.from_numpy(cases.noise_maps())[None], GOLDEN[f"noise/{method}"]
@@ -75,6 +81,8 @@ def test_udp_at_borders_is_mirrored():
     maps[0, 0, :, 0] = torch.exp(-(torch.arange(9.0, dtype=torch.float64) - 4.25).square() / 8)
     point = decode_heatmaps(maps, "udp", blur=3)[0][0, 0]
     assert point[0] == 0 and point[1] == pytest.approx(4.25, abs=0.02)
+    turned = decode_heatmaps(maps.flip(2, 3), "udp", blur=3)[0][0, 0]
+    assert turned.tolist() == pytest.approx((8 - point).tolist(), abs=1e-9)
 
 
 def test_maps_without_a_peak():

@@ -54,7 +54,8 @@ def geometry(affine: types.ModuleType, golden: dict) -> None:
 
 def decoding(heatmaps: types.ModuleType, golden: dict) -> None:
     sets = {f"peaked{sigma}": (cases.peaked_maps(sigma), sigma) for sigma in cases.SIGMAS}
-    for name, (maps, sigma) in {**sets, "noise": (cases.noise_maps(), 2)}.items():
+    sets |= {"noise": (cases.noise_maps(), 2), "faint": (cases.peaked_maps(2) * cases.FAINT, 2)}
+    for name, (maps, sigma) in sets.items():
         height, width = maps.shape[1:]
         size, blur = ((width * 4, height * 4), (width, height)), cases.SIGMAS[sigma]
         golden[f"{name}/quarter"] = MSRAHeatmap(*size, sigma).decode(maps)[0][0] / 4
