@@ -78,8 +78,8 @@ def table(found: dict[str, Any]) -> str:
     machine = found["machine"]
     lines += [
         "",
-        f"Billions of multiply-adds for one frame of {SIZE[0]}x{SIZE[1]} and {JOINTS} joints; CPU time of one thread of "
-        f"{machine['cpu']} ({machine['isa']}), both in turn in one process, a ratio is the median over rounds; "
+        f"Billions of multiply-adds for one frame of {SIZE[0]}x{SIZE[1]} and {JOINTS} joints; CPU time of one thread "
+        f"of {machine['cpu']} ({machine['isa']}), both in turn in one process, a ratio is the median over rounds; "
         f"flexor {machine['versions']['flexor']}, torch {machine['versions']['torch']}, {machine['date']}.",
     ]
     return "\n".join(lines)

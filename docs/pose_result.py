@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -51,7 +52,7 @@ class Picture:
             self.note((ax + bx) / 2, (ay + by) / 2 + side, text)
 
     def chain(self, *keys: str) -> None:
-        for start, end in zip(keys, keys[1:], strict=False):
+        for start, end in itertools.pairwise(keys):
             self.arrow(start, end)
 
     def note(self, x: float, y: float, text: str) -> None:

@@ -109,8 +109,8 @@ class FrameEncoder(ResNet):
         width: channels of each transposed convolution.
 
     Source:
-        Xiao et al., Simple Baselines for Human Pose Estimation and Tracking, ECCV 2018, without its last layer; the width
-        is ours.
+        Xiao et al., Simple Baselines for Human Pose Estimation and Tracking, ECCV 2018, without its last layer; the
+        width is ours.
     """
 
     def __init__(self, depth: int, width: int) -> None:
