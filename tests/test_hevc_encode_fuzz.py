@@ -73,6 +73,8 @@ def drawn_options(data):
         "preset": data.draw(st.sampled_from(PRESETS), "preset"),
         "nearest": data.draw(st.sampled_from(NEAREST), "nearest"),
         "nearest_threshold": data.draw(st.none() | st.integers(0, 255), "threshold"),
+        "range_extensions": data.draw(st.none() | st.booleans(), "range extensions"),
+        "edge_filters": data.draw(st.booleans(), "edge filters"),
         "threads": data.draw(st.integers(1, 3), "threads"),
     }
 

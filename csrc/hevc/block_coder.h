@@ -49,6 +49,11 @@ class BlockCoder {
   void try_lossless(int scale);
   void try_levels(int scale);
   void try_transform(int scale, bool skip, double fixed_cost);
+  void try_rdpcm(int scale, double fixed_cost);
+  bool rotates() const { return tools_.transform_skip_rotation && block_.log2_size == 2; }
+  int skipped_residual(int level) const;
+  double rough_bits(int level, int position) const;
+  void try_coded(int scale, bool skip, double fixed_cost);
   void rebuild(const int16_t* levels, bool skip);
   void take(double cost, int scale, int flags, const int16_t* levels, const uint16_t* samples, const int16_t* residual);
   void commit();
@@ -215,14 +220,21 @@ inline void BlockCoder::try_levels(int scale) {
                     bit_depth_);
   try_transform(scale, false, flag_bits(1));
   if (tools_.transform_skip && block_.log2_size <= tools_.max_transform_skip_log2) {
+    if (has_rdpcm(tools_, mode_)) return try_rdpcm(scale, flag_bits(1));
     forward_skip(coefficients_, target_, block_.log2_size, bit_depth_);
+    if (rotates()) picture_.transform.rotate(coefficients_, block_.log2_size);
     try_transform(scale, true, flag_bits(1));
   }
 }
 
 inline void BlockCoder::try_transform(int scale, bool skip, double flag) {
   Quantizer quantizer(state_, *contexts_);
-  if (quantizer.run(levels_, coefficients_, block_.component, block_.log2_size, mode_, qp_) == 0) return;
+  if (quantizer.run(levels_, coefficients_, block_.component, block_.log2_size, mode_, qp_, skip) == 0) return;
+  try_coded(scale, skip, flag);
+}
+
+// What levels_ are worth.
+inline void BlockCoder::try_coded(int scale, bool skip, double flag) {
   rebuild(levels_, skip);
   const double distortion = weight_ * sse(rebuilt_, n_, original_, original_stride_, n_, n_);
   if (distortion >= best_.cost) return;
@@ -230,6 +242,65 @@ inline void BlockCoder::try_transform(int scale, bool skip, double flag) {
   if (cost >= best_.cost) return;
   const int flags = cbf_bit(block_.component, block_.second) | (skip ? skip_bit(block_.component, block_.second) : 0);
   take(cost, scale, flags, levels_, rebuilt_, back_);
+}
+
+// Of a level of a 4x4 block without transform, before anything is known of its neighbours.
+inline double BlockCoder::rough_bits(int level, int position) const {
+  const bool chroma = block_.component != 0;
+  const int significant = kSignificant + (chroma ? 27 : 0) + kSignificanceContexts.whole[position];
+  const auto cost = [&](int context, int bin) { return state_.entropy[contexts_->model[context] ^ bin] / 32768.0; };
+  double bits = cost(significant, level != 0);
+  if (level == 0) return bits;
+  bits += 1 + cost(kGreater1 + (chroma ? 16 : 0) + 1, level > 1);
+  if (level > 1) bits += cost(kGreater2 + (chroma ? 4 : 0), level > 2);
+  const int rice =
+      tools_.persistent_rice ? contexts_->rice_statistic[rice_statistic_of(block_.component, true)] >> 2 : 0;
+  return level > 2 ? bits + remaining_bits(level - 3, rice) : bits;
+}
+
+// Without transform, each sample's residual less that of the one before it along the mode's direction, as the decoder
+// will have it (clause 8.6.8).
+inline void BlockCoder::try_rdpcm(int scale, double flag) {
+  const bool vertical = mode_ == kIntraVertical;
+  const int along = vertical ? n_ : 1, across = vertical ? 1 : n_, last = n_ * n_ - 1;
+  const int shift = 15 - bit_depth_ - block_.log2_size, qbits = 14 + qp_ / 6 + shift;
+  const int64_t quant_scale = kQuantScale[qp_ % 6];
+  const double lambda = state_.lambda / weight_;
+  bool any = false;
+  for (int line = 0; line < n_; ++line) {
+    int before = 0;
+    for (int i = 0; i < n_; ++i) {
+      const int place = line * across + i * along, position = rotates() ? last - place : place;
+      const int wanted = target_[place] - before, size = wanted < 0 ? -wanted : wanted;
+      const int most = static_cast<int>(
+          (static_cast<int64_t>(size) * (1 << shift) * quant_scale + (int64_t{1} << (qbits - 1))) >> qbits);
+      double best = 1e300;
+      int best_level = 0, best_residual = 0;
+      for (int level = smaller(most, 32767); level >= 0 && level >= most - 1; --level) {
+        const int residual = skipped_residual(wanted < 0 ? -level : level);
+        const double off = wanted - residual;
+        const double cost = off * off + lambda * rough_bits(level, position);
+        if (cost < best) {
+          best = cost;
+          best_level = level;
+          best_residual = residual;
+        }
+      }
+      levels_[position] = static_cast<int16_t>(wanted < 0 ? -best_level : best_level);
+      any |= best_level != 0;
+      before = clamp_to(before + best_residual, -32768, 32767);
+    }
+  }
+  if (any) try_coded(scale, true, flag);
+}
+
+// Of a level where the transform is skipped (clauses 8.6.4.1 and 8.6.4.2).
+inline int BlockCoder::skipped_residual(int level) const {
+  const int64_t step = static_cast<int64_t>(kLevelScale[qp_ % 6] * 16) << (qp_ / 6);
+  const int shift = bit_depth_ + block_.log2_size - 5, skip_shift = 20 - bit_depth_;
+  const int64_t value = (level * step + (int64_t{1} << (shift - 1))) >> shift;
+  const int scaled = static_cast<int>(value < -32768 ? -32768 : value > 32767 ? 32767 : value);
+  return clamp_to((scaled * (1 << (5 + block_.log2_size)) + (1 << (skip_shift - 1))) >> skip_shift, -32768, 32767);
 }
 
 // What a decoder makes of levels (clause 8.6).
@@ -251,7 +322,9 @@ inline void BlockCoder::rebuild(const int16_t* levels, bool skip) {
     }
   }
   if (skip) {
+    if (rotates()) picture_.transform.rotate(scaled_, log2_size);
     picture_.transform.skip(back_, scaled_, log2_size, bit_depth_);
+    if (has_rdpcm(tools_, mode_)) picture_.transform.accumulate(back_, log2_size, mode_ == kIntraVertical);
   } else if (block_.component == 0 && log2_size == 2) {
     picture_.transform.dst(back_, scaled_, bit_depth_);
   } else {

@@ -129,9 +129,19 @@ inline void SliceDecoder::prediction_modes(int x, int y, int log2_size, int part
     const int part_x = x + ((part & 1) << part_log2), part_y = y + ((part >> 1) << part_log2);
     const int mode = luma_mode(part_x, part_y, most_probable[part], coded);
     luma_modes_[part] = mode;
-    nearest_[part] = tools_.nearest_variant == NearestExtension::kExplicit && is_fractional(mode) &&
-                     cabac_.bin(contexts_.model[kNearestFlag]);
     const int units = 1 << (part_log2 - 2);
+    if (tools_.nearest_variant == NearestExtension::kExplicit) {
+      uint8_t choice = kNoChoice;
+      if (is_fractional(mode)) {
+        choice =
+            cabac_.bin(contexts_.model[nearest_context(picture_, ctb_, part_x, part_y)]) ? kNearestSample : kBilinear;
+      }
+      nearest_[part] = choice == kNearestSample;
+      for (int unit = 0; unit < units; ++unit) {
+        memset(picture_.nearest + ((part_y >> 2) + unit) * picture_.units_stride + (part_x >> 2), choice,
+               static_cast<size_t>(units));
+      }
+    }
     for (int unit = 0; unit < units; ++unit) {
       memset(picture_.luma_mode + ((part_y >> 2) + unit) * picture_.units_stride + (part_x >> 2), mode,
              static_cast<size_t>(units));

@@ -30,7 +30,7 @@ enum Context : int {
   kResScaleAbs = kChromaQpOffsetIdx + 1,  // 4 for Cb, 4 for Cr
   kResScaleSign = kResScaleAbs + 8,
   kNearestFlag = kResScaleSign + 2,  // of the nearest-neighbour extension
-  kContexts = kNearestFlag + 1
+  kContexts = kNearestFlag + 3
 };
 
 constexpr uint8_t kContextInit[kContexts] = {
@@ -58,7 +58,7 @@ constexpr uint8_t kContextInit[kContexts] = {
     154, 154,                                                                                 // cu_qp_delta_abs
     154, 154,                                                                                 // cu_chroma_qp_offset_*
     154, 154, 154, 154, 154, 154, 154, 154, 154, 154,                                         // cross_comp_pred()
-    139};                                                                                     // intra_nearest_flag
+    152, 154, 156};                                                                           // intra_nearest_flag
 
 // What synchronisation and dependent slice segments carry over (clause 9.3.2.4).
 struct ContextState {

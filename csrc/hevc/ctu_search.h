@@ -60,7 +60,9 @@ void KeptBlock::copy(EncoderState& state, int x, int y, int log2_size, What what
   move_rows<kKeep>(units_, state.units + unit, picture.units_stride, units, units);
   move_rows<kKeep>(luma_mode_, picture.luma_mode + unit, picture.units_stride, units, units);
   move_rows<kKeep>(chroma_coded_, state.chroma_coded + unit, picture.units_stride, units, units);
-  move_rows<kKeep>(nearest_, state.nearest + unit, picture.units_stride, units, units);
+  if (picture.nearest != nullptr) {
+    move_rows<kKeep>(nearest_, picture.nearest + unit, picture.units_stride, units, units);
+  }
   if (what != kAll) return;
   const ptrdiff_t block = (y >> tools.min_cb_log2) * picture.blocks_stride + (x >> tools.min_cb_log2);
   move_rows<kKeep>(depth_, picture.depth + block, picture.blocks_stride, blocks, blocks);
@@ -241,6 +243,16 @@ inline int CtuSearch::rough_modes(int x, int y, int log2_size, const int most_pr
       int sum = 0;
       for (int i = 0; i < n * n; ++i) sum += residual[i] < 0 ? -residual[i] : residual[i];
       rough = smaller(rough, sum + sum / 2);
+      if (block_log2 == 2 && has_rdpcm(tools_, mode)) {
+        const int before = mode == kIntraVertical ? 4 : 1;
+        int steps = 0;
+        for (int i = 0; i < 16; ++i) {
+          const bool first = mode == kIntraVertical ? i < 4 : i % 4 == 0;
+          const int step = residual[i] - (first ? 0 : residual[i - before]);
+          steps += step < 0 ? -step : step;
+        }
+        rough = smaller(rough, steps + steps / 2);
+      }
     }
     costs[candidate] = rough + root * bits;
   };
@@ -303,13 +315,15 @@ inline double CtuSearch::luma_part(int x, int y, int log2_size, int depth, int c
   const int count = rough_modes(x, y, log2_size, most_probable, wanted, modes);
   const auto set_mode = [&](int candidate) {
     set_units(picture_.luma_mode, x, y, log2_size, static_cast<uint8_t>(candidate & kModeMask));
-    set_units(state_.nearest, x, y, log2_size, static_cast<uint8_t>(candidate >= kNearest));
+    if (picture_.nearest == nullptr) return;
+    const uint8_t choice = candidate >= kNearest ? kNearestSample : is_fractional(candidate) ? kBilinear : kNoChoice;
+    set_units(picture_.nearest, x, y, log2_size, choice);
   };
   const auto mode_bits = [&](int candidate) {
     const int mode = candidate & kModeMask;
     return bits_of(contexts, [&](auto&, auto& counter) {
       if (tools_.nearest_variant == NearestExtension::kExplicit && is_fractional(mode)) {
-        counter.bin(kNearestFlag, candidate >= kNearest);
+        counter.bin(nearest_context(picture_, place_, x, y), candidate >= kNearest);
       }
       const bool probable = mode == most_probable[0] || mode == most_probable[1] || mode == most_probable[2];
       counter.bin(kPrevIntraLuma, probable);
@@ -433,7 +447,8 @@ inline double CtuSearch::chroma_tree(int x, int y, int log2_size, int coded, con
     return cost;
   }
   int mode = derive_chroma_mode(tools_, coded, picture_.luma_mode[unit_at(x, y)]);
-  if (coded == 4 && state_.nearest[unit_at(x, y)] && is_fractional(mode)) mode |= kNearest;
+  const bool nearest = picture_.nearest != nullptr && picture_.nearest[unit_at(x, y)] == kNearestSample;
+  if (coded == 4 && nearest && is_fractional(mode)) mode |= kNearest;
   const int chroma_log2 = tools_.chroma == 3 ? log2_size : log2_size - 1;
   double cost = 0;
   for (int component = 1; component < 3; ++component) {

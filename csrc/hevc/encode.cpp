@@ -153,8 +153,9 @@ void HevcEncoder::check_samples(const Source& source) const {
 }
 
 HevcEncoder make_encoder(int width, int height, int chroma_format, int bit_depth, int qp, bool lossless,
-                         const std::string& preset, const std::string& nearest, int nearest_threshold, bool hash,
-                         const std::array<int, 4>& colour, const std::array<uint32_t, 2>& timing) {
+                         const std::string& preset, bool range_extensions, const std::string& nearest,
+                         int nearest_threshold, bool edge_filters, bool hash, const std::array<int, 4>& colour,
+                         const std::array<uint32_t, 2>& timing) {
   check_range("width", width, 1, kLargestSide);
   check_range("height", height, 1, kLargestSide);
   check_range("chroma_format", chroma_format, 0, 3);
@@ -172,8 +173,10 @@ HevcEncoder make_encoder(int width, int height, int chroma_format, int bit_depth
   options.qp = qp;
   options.lossless = lossless;
   options.preset = parse_name<Preset>("preset", kPresets, preset);
+  options.range_extensions = range_extensions;
   options.nearest = parse_name<Nearest>("nearest", kNearest, nearest);
   options.nearest_threshold = nearest_threshold;
+  options.edge_filters = edge_filters;
   options.hash = hash;
   for (const int code : colour) check_range("colour", code, 0, 255);
   options.usability.colour_primaries = colour[0];
@@ -191,8 +194,8 @@ HevcEncoder make_encoder(int width, int height, int chroma_format, int bit_depth
 void register_hevc_encoder(py::module_& m) {
   py::class_<HevcEncoder>(m, "HevcEncoder")
       .def(py::init(&make_encoder), py::arg("width"), py::arg("height"), py::arg("chroma_format"), py::arg("bit_depth"),
-           py::arg("qp"), py::arg("lossless"), py::arg("preset"), py::arg("nearest"), py::arg("nearest_threshold"),
-           py::arg("hash"), py::arg("colour"), py::arg("timing"))
+           py::arg("qp"), py::arg("lossless"), py::arg("preset"), py::arg("range_extensions"), py::arg("nearest"),
+           py::arg("nearest_threshold"), py::arg("edge_filters"), py::arg("hash"), py::arg("colour"), py::arg("timing"))
       .def("parameter_sets", &HevcEncoder::parameter_sets)
       .def("encode", &HevcEncoder::encode, py::arg("planes"), py::arg("threads"))
       .def("encode_many", &HevcEncoder::encode_many, py::arg("pictures"), py::arg("threads"));

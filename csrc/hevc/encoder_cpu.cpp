@@ -30,25 +30,25 @@ static void search_row(EncoderState& state, int ctb_row) {
   }
 }
 
-static void write_row(EncoderState& state, int ctb_row, ByteSink& sink) {
+static void write_rows(EncoderState& state, int first_row, int rows, ByteSink& sink) {
   PictureState& picture = state.picture;
   const PictureTools& tools = picture.tools;
   ContextState contexts;
   CabacWriter coder(sink, contexts);
-  for (int column = 0; column < tools.width_ctbs; ++column) {
-    const int ts = ctb_row * tools.width_ctbs + column;
+  for (int i = 0; i < rows * tools.width_ctbs; ++i) {
+    const int ts = first_row * tools.width_ctbs + i, column = ts % tools.width_ctbs;
     const CtbPlace place = place_ctb(picture, state.slice, ts);
-    if (column == 0) start_row(state, place, contexts, picture.row_contexts);
+    if (i == 0) start_row(state, place, contexts, picture.row_contexts);
     SyntaxWriter<CabacWriter> writer(state, place, coder);
     if (state.slice.sao_luma || state.slice.sao_chroma) writer.sao();
     writer.coding_quadtree(place.x, place.y, tools.ctb_log2, 0);
     if (column == 1) picture.row_contexts[place.row_rs] = contexts;
     const bool last = ts + 1 == tools.width_ctbs * tools.height_ctbs;
     coder.terminate(last);
-    if (!last && column + 1 == tools.width_ctbs) coder.terminate(1);  // end_of_subset_one_bit
+    if (!last && i + 1 == rows * tools.width_ctbs) coder.terminate(1);  // end_of_subset_one_bit
   }
 }
 
-extern const EncoderKernels encoder_kernels{search_row, write_row};
+extern const EncoderKernels encoder_kernels{search_row, write_rows};
 
 }  // namespace flexor::FLEXOR_ISA

@@ -47,7 +47,6 @@ struct EncoderState {
   uint16_t* units;         // per 4x4 luma unit: UnitFlags
   uint8_t* chroma_coded;   // per 4x4 luma unit: intra_chroma_pred_mode
   uint8_t* nxn;            // per minimum coding block
-  uint8_t* nearest;        // per 4x4 luma unit: the block's intra_nearest_flag
   int16_t* levels[3];      // as the planes of samples
   int8_t* scales[2];       // per 4x4 luma unit: of cross-component prediction, Cb and Cr
   int16_t* luma_residual;  // as the plane of luma, where cross-component prediction is used
@@ -56,8 +55,9 @@ struct EncoderState {
 };
 
 struct EncoderKernels {
-  void (*search_row)(EncoderState&, int ctb_row);            // decides and reconstructs a row of CTBs
-  void (*write_row)(EncoderState&, int ctb_row, ByteSink&);  // writes a row's substream
+  void (*search_row)(EncoderState&, int ctb_row);  // decides and reconstructs a row of CTBs
+  // Writes rows as one substream; with wavefronts, that of one row.
+  void (*write_rows)(EncoderState&, int first_row, int rows, ByteSink&);
 };
 
 }  // namespace flexor::hevc

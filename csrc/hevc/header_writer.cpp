@@ -34,6 +34,11 @@ class BitWriter {
   int used_ = 0;  // bits of the last byte
 };
 
+bool has_residual_tools(const SequenceParameters& sps) {
+  return sps.persistent_rice_adaptation_enabled_flag || sps.transform_skip_rotation_enabled_flag ||
+         sps.implicit_rdpcm_enabled_flag;
+}
+
 // profile_tier_level() of one sub-layer (clause 7.3.3): Main, Main 10, or a format range extensions profile, whose
 // constraint flags say what the stream keeps to (table A.2).
 void write_profile(BitWriter& writer, const SequenceParameters& sps) {
@@ -50,10 +55,12 @@ void write_profile(BitWriter& writer, const SequenceParameters& sps) {
     const int depth = sps.bit_depth_luma > sps.bit_depth_chroma ? sps.bit_depth_luma : sps.bit_depth_chroma;
     writer.flag(depth <= 12);
     writer.flag(depth <= 10);
-    writer.flag(depth <= 8 && sps.chroma_format_idc != 2);
-    writer.flag(sps.chroma_format_idc <= 2);
-    writer.flag(sps.chroma_format_idc <= 1);
-    writer.flag(sps.chroma_format_idc == 0);
+    writer.flag(depth <= 8 && (sps.chroma_format_idc != 2 || has_residual_tools(sps)));
+    // The profiles for less than 4:4:4 have none of these tools.
+    const bool tools = has_residual_tools(sps);
+    writer.flag(sps.chroma_format_idc <= 2 && !tools);
+    writer.flag(sps.chroma_format_idc <= 1 && !tools);
+    writer.flag(sps.chroma_format_idc == 0 && !tools);
     writer.flag(true);   // intra_constraint_flag
     writer.flag(false);  // one_picture_only_constraint_flag
     writer.flag(true);   // lower_bit_rate_constraint_flag
@@ -177,7 +184,21 @@ std::vector<uint8_t> write_sequence_parameters(const SequenceParameters& sps) {
   writer.flag(sps.strong_intra_smoothing_enabled_flag);
   writer.flag(sps.vui_parameters_present_flag);
   if (sps.vui_parameters_present_flag) write_usability(writer, sps.vui);
-  writer.flag(false);  // sps_extension_present_flag
+  const bool extended = has_residual_tools(sps);
+  writer.flag(extended);  // sps_extension_present_flag
+  if (extended) {
+    writer.flag(true);  // sps_range_extension_flag
+    writer.u(0, 7);     // the other extensions
+    writer.flag(sps.transform_skip_rotation_enabled_flag);
+    writer.flag(false);  // transform_skip_context_enabled_flag
+    writer.flag(sps.implicit_rdpcm_enabled_flag);
+    writer.flag(false);  // explicit_rdpcm_enabled_flag
+    writer.flag(false);  // extended_precision_processing_flag
+    writer.flag(false);  // intra_smoothing_disabled_flag
+    writer.flag(false);  // high_precision_offsets_enabled_flag
+    writer.flag(sps.persistent_rice_adaptation_enabled_flag);
+    writer.flag(false);  // cabac_bypass_alignment_enabled_flag
+  }
   return writer.finish();
 }
 

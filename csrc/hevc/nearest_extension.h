@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <cstdint>
 
 namespace flexor::hevc {
 
@@ -7,8 +8,11 @@ namespace flexor::hevc {
 struct NearestExtension {
   enum Variant { kOff = 0, kExplicit = 1, kSad = 2, kBoundary = 3 };
   int variant = kOff;
-  int threshold = 0;  // of the implicit variants, for 8 bits
+  int threshold = 0;          // of the implicit variants, for 8 bits
+  bool edge_filters = false;  // those of DC, horizontal and vertical prediction
 };
+// How a block is predicted where streams say it: a mode that is not fractional leaves no choice.
+enum NearestChoice : uint8_t { kNoChoice = 0, kBilinear = 1, kNearestSample = 2 };
 constexpr int kDefaultNearestThreshold[4] = {0, 0, 32, 16};
 
 }  // namespace flexor::hevc

@@ -57,12 +57,16 @@ std::shared_ptr<const SequenceParameters> make_sps(const EncoderOptions& options
   sps.qp_bd_offset_luma = sps.qp_bd_offset_chroma = 6 * (options.bit_depth - 8);
   sps.sample_adaptive_offset_enabled_flag = !options.lossless;
   sps.strong_intra_smoothing_enabled_flag = true;
+  sps.persistent_rice_adaptation_enabled_flag = options.range_extensions;
+  // Not of lossless blocks, which FFmpeg decodes wrongly with these two.
+  sps.transform_skip_rotation_enabled_flag = options.range_extensions && !options.lossless;
+  sps.implicit_rdpcm_enabled_flag = options.range_extensions && !options.lossless;
   sps.vui_parameters_present_flag = true;
   sps.vui = options.usability;
   ProfileTierLevel& profile = sps.profile_tier_level;
-  profile.general_profile_idc = options.chroma_format != 1 ? 4
-                                : options.bit_depth > 8    ? (options.bit_depth > 10 ? 4 : 2)
-                                                           : 1;
+  profile.general_profile_idc = options.chroma_format != 1 || options.range_extensions ? 4
+                                : options.bit_depth > 8                                ? 2
+                                                                                       : 1;
   profile.general_profile_compatibility_flags = uint32_t{1} << (31 - profile.general_profile_idc);
   if (profile.general_profile_idc == 1) profile.general_profile_compatibility_flags |= uint32_t{1} << 29;
   profile.general_level_idc = level_of(sps.width, sps.height);
@@ -77,7 +81,8 @@ std::shared_ptr<const PictureParameters> make_pps(const EncoderOptions& options,
   pps.transquant_bypass_enabled_flag = options.lossless;
   pps.cross_component_prediction_enabled_flag = sps.chroma_array_type == 3 && options.preset != Preset::kFast;
   pps.pps_range_extension_flag = pps.cross_component_prediction_enabled_flag;
-  pps.entropy_coding_sync_enabled_flag = true;
+  // libde265 1.0.11 loses count of persistent Rice parameters from substream to substream.
+  pps.entropy_coding_sync_enabled_flag = !options.range_extensions;
   pps.deblocking_filter_control_present_flag = options.lossless;
   pps.pps_deblocking_filter_disabled_flag = options.lossless;
   return activate(pps, sps);
@@ -85,7 +90,8 @@ std::shared_ptr<const PictureParameters> make_pps(const EncoderOptions& options,
 
 NearestExtension nearest_of(const EncoderOptions& options) {
   const int variant = static_cast<int>(options.nearest);
-  return {variant, options.nearest_threshold >= 0 ? options.nearest_threshold : kDefaultNearestThreshold[variant]};
+  return {variant, options.nearest_threshold >= 0 ? options.nearest_threshold : kDefaultNearestThreshold[variant],
+          options.edge_filters};
 }
 
 SearchEffort effort_of(Preset preset) {
@@ -165,11 +171,10 @@ EncodingJob::EncodingJob(const EncoderOptions& options, const SequenceParameters
   const size_t ctbs = static_cast<size_t>(tools.width_ctbs) * tools.height_ctbs;
   const size_t units = ctbs << (2 * (tools.ctb_log2 - 2)), blocks = ctbs << (2 * (tools.ctb_log2 - 3));
   units_.resize(units);
-  bytes_.resize(2 * units + blocks);
+  bytes_.resize(units + blocks);
   state_.units = units_.data();
   state_.chroma_coded = bytes_.data();
-  state_.nearest = bytes_.data() + units;
-  state_.nxn = bytes_.data() + 2 * units;
+  state_.nxn = bytes_.data() + units;
   for (int c = 0; c < frame_.plane_count; ++c) {
     const size_t rows =
         (static_cast<size_t>(tools.height_ctbs) << tools.ctb_log2) >> (c > 0 ? tools.sub_height_log2 : 0);
@@ -242,8 +247,10 @@ void EncodingJob::filter() {
 
 std::vector<uint8_t> EncodingJob::write(bool hash) {
   const EncoderKernels& kernels = FLEXOR_KERNELS(encoder_kernels);
-  std::vector<std::vector<uint8_t>> rows(static_cast<size_t>(sps_.height_ctbs));
-  for (int row = 0; row < sps_.height_ctbs; ++row) {
+  const int count = pps_.entropy_coding_sync_enabled_flag ? sps_.height_ctbs : 1;
+  const int height = sps_.height_ctbs / count;  // of a substream, in CTBs
+  std::vector<std::vector<uint8_t>> rows(static_cast<size_t>(count));
+  for (int row = 0; row < count; ++row) {
     std::vector<uint8_t>& bytes = rows[static_cast<size_t>(row)];
     bytes.resize(4096);
     ByteSink sink = {bytes.data(), 0, bytes.size(),
@@ -254,7 +261,7 @@ std::vector<uint8_t> EncodingJob::write(bool hash) {
                        full.capacity = owner.size();
                      },
                      &bytes};
-    kernels.write_row(state_, row, sink);
+    kernels.write_rows(state_, row * height, height, sink);
     bytes.resize(sink.size);
   }
   // Emulation prevention bytes count in the entry points, and where they go depends on what stands before: the header

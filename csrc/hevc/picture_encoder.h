@@ -20,9 +20,10 @@ struct EncoderOptions {
   bool lossless = false;
   Preset preset = Preset::kMedium;
   Nearest nearest = Nearest::kOff;
-  int nearest_threshold = -1;  // of the implicit ones; -1: the default
-  int threads = 1;
-  bool hash = true;  // a decoded picture hash SEI with every picture
+  int nearest_threshold = -1;     // of the implicit ones; -1: the default
+  bool edge_filters = false;      // of prediction, with the extension; without it they are always on
+  bool range_extensions = false;  // residual tools of the 4:4:4 profiles
+  bool hash = true;               // a decoded picture hash SEI with every picture
   VideoUsability usability;
 };
 

@@ -108,6 +108,7 @@ PictureMemory::PictureMemory(const SequenceParameters& sps, const PictureParamet
     : threads_(threads) {
   state.tools = picture_tools(sps, pps);
   state.tools.nearest_variant = nearest.variant;
+  state.tools.no_edge_filters = nearest.variant != NearestExtension::kOff && !nearest.edge_filters;
   state.tools.nearest_threshold = nearest.threshold << (sps.bit_depth_luma - 8);
   const PictureTools& tools = state.tools;
   state.intra = FLEXOR_KERNELS(intra_kernels);
@@ -124,7 +125,8 @@ PictureMemory::PictureMemory(const SequenceParameters& sps, const PictureParamet
   state.blocks_stride = tools.width_ctbs * ctb_blocks;
   const size_t units = static_cast<size_t>(ctbs) * ctb_units * ctb_units;
   const size_t blocks = static_cast<size_t>(ctbs) * ctb_blocks * ctb_blocks;
-  bytes_.resize(3 * units + 3 * blocks);
+  const bool chooses = nearest.variant == NearestExtension::kExplicit;
+  bytes_.resize((chooses ? 4 : 3) * units + 3 * blocks);
   uint8_t* next = bytes_.data();
   const auto take = [&next](size_t count) {
     uint8_t* const taken = next;
@@ -137,6 +139,7 @@ PictureMemory::PictureMemory(const SequenceParameters& sps, const PictureParamet
   state.depth = take(blocks);
   state.qp = reinterpret_cast<int8_t*>(take(blocks));
   state.unfiltered = take(blocks);
+  state.nearest = chooses ? take(units) : nullptr;
   sao_.resize(static_cast<size_t>(ctbs));
   state.sao = sao_.data();
 

@@ -58,6 +58,7 @@ struct PictureTools {
   bool transquant_bypass, transform_skip, sign_hiding, qp_delta;
   bool transform_skip_rotation, transform_skip_context, implicit_rdpcm, cross_component, persistent_rice;
   int nearest_variant, nearest_threshold;  // NearestExtension; the threshold for this bit depth
+  bool no_edge_filters;                    // of it too
   bool bypass_alignment, extended_precision;
   int transform_range_log2[2];  // CoeffMinY is -2 to this power
   bool wavefront;
@@ -96,6 +97,7 @@ struct PictureState {
   // Maps of the picture.
   int units_stride;           // 4x4 units in a row of whole CTBs
   uint8_t* luma_mode;         // per 4x4 unit: IntraPredModeY
+  uint8_t* nearest;           // per 4x4 unit: NearestChoice; with explicit nearest only
   uint8_t* depth;             // per minimum coding block: CtDepth
   int8_t* qp;                 // per minimum coding block: QpY
   uint8_t* unfiltered;        // per minimum coding block: lossless, or PCM that is not to be filtered

@@ -127,6 +127,20 @@ inline int chroma_qp(const PictureTools& tools, int qp_luma, int offset) {
 // Whether a mode's direction meets samples between two: all angles but 0, 32 and -32.
 inline bool is_fractional(int mode) { return mode > 2 && mode < 34 && mode != 10 && mode != 18 && mode != 26; }
 
+// Residuals of these modes are differences between neighbours where there is no transform (clause 8.6.8).
+inline bool has_rdpcm(const PictureTools& tools, int mode) {
+  return tools.implicit_rdpcm && (mode == kIntraHorizontal || mode == kIntraVertical);
+}
+
+// The context of intra_nearest_flag: what prevails to the left and above.
+inline int nearest_context(const PictureState& picture, const CtbPlace& place, int x, int y) {
+  const uint8_t* const here = picture.nearest + (y >> 2) * picture.units_stride + (x >> 2);
+  const int left = x != place.x || place.left ? here[-1] : +kNoChoice;
+  const int top = y != place.y || place.top ? here[-picture.units_stride] : +kNoChoice;
+  const int balance = (left == kNearestSample) - (left == kBilinear) + (top == kNearestSample) - (top == kBilinear);
+  return kNearestFlag + (balance < 0 ? 0 : balance == 0 ? 1 : 2);
+}
+
 // The neighbours of one block, plain and smoothed.
 class BlockBorder {
  public:
@@ -273,7 +287,7 @@ inline void BlockBorder::predict(const PictureState& picture, uint16_t* block, p
     if (tools.nearest_variant == NearestExtension::kSad) return predict_by_sad(picture, block, stride, border, mode);
     return predict_by_boundary(block, stride, border, mode, tools.nearest_threshold);
   }
-  const bool unfiltered_edge = mode != kIntraDc && tools.implicit_rdpcm && lossless;
+  const bool unfiltered_edge = tools.no_edge_filters || (has_rdpcm(tools, mode) && lossless);
   const bool edge_filter = !chroma && log2_size_ < 5 && !unfiltered_edge;
   picture.intra.predict(block, stride, border, log2_size_, mode, nearest && is_fractional(mode), edge_filter,
                         tools.bit_depth[chroma]);

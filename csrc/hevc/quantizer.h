@@ -16,7 +16,7 @@ class Quantizer {
   Quantizer(const EncoderState& state, const ContextState& contexts) : state_(state), contexts_(contexts) {}
 
   // Levels of a dense block; returns how many are not zero. qp is Qp' of the component.
-  int run(int16_t* levels, const int16_t* coefficients, int component, int log2_size, int mode, int qp);
+  int run(int16_t* levels, const int16_t* coefficients, int component, int log2_size, int mode, int qp, bool skip);
 
  private:
   int32_t cost(int context, int bin) const { return state_.entropy[contexts_.model[context] ^ bin]; }
@@ -86,8 +86,8 @@ inline int Quantizer::plain(int16_t* levels, const int16_t* coefficients, int co
   return total;
 }
 
-inline int Quantizer::run(int16_t* levels, const int16_t* coefficients, int component, int log2_size, int mode,
-                          int qp) {
+inline int Quantizer::run(int16_t* levels, const int16_t* coefficients, int component, int log2_size, int mode, int qp,
+                          bool skip) {
   const PictureTools& tools = state_.picture.tools;
   const int bit_depth = tools.bit_depth[component > 0];
   const int count = 1 << (2 * log2_size);
@@ -125,6 +125,7 @@ inline int Quantizer::run(int16_t* levels, const int16_t* coefficients, int comp
   uint8_t coded_rows[9] = {};
   int greater1_context = 1;
   int last_sub_block = -1;
+  uint8_t statistic = contexts_.rice_statistic[rice_statistic_of(component, skip)];
 
   for (int i = sub_count - 1; i >= 0; --i) {
     const int x_sub = sub_blocks.x[i], y_sub = sub_blocks.y[i];
@@ -153,7 +154,8 @@ inline int Quantizer::run(int16_t* levels, const int16_t* coefficients, int comp
     const int before_context = greater1_context;
     int set = i == 0 || chroma ? 0 : 2;
     if (greater1_context == 0) ++set;
-    int context = 1, seen = 0, rice = 0;
+    int context = 1, seen = 0;
+    RiceParameter rice(tools.persistent_rice, statistic);
     bool second = true;  // greater2 is still to come
     int nonzero = 0, beyond_first = 0;
     double sub_cost = 0, sub_significance = 0;
@@ -178,7 +180,7 @@ inline int Quantizer::run(int16_t* levels, const int16_t* coefficients, int comp
       double best = is_last || maxima[n] > 2 ? 1e300 : zero_error[at] + sig_zero;
       for (int level = maxima[n]; level >= 1 && level >= maxima[n] - 1; --level) {
         const double off = static_cast<double>(scaled[n] - (static_cast<int64_t>(level) << qbits_));
-        const double bits = level_bits(level, base, set, context, rice, flagged, second);
+        const double bits = level_bits(level, base, set, context, rice.value, flagged, second);
         const double candidate = off * off * to_error_ + sig_one + lambda_ * bits;
         if (candidate < best) {
           best = candidate;
@@ -190,7 +192,7 @@ inline int Quantizer::run(int16_t* levels, const int16_t* coefficients, int comp
       moments_[at] = {static_cast<float>((sig_one - sig_zero) / lambda_),
                       static_cast<int8_t>(set),
                       static_cast<int8_t>(context),
-                      static_cast<int8_t>(rice),
+                      static_cast<int8_t>(rice.value),
                       static_cast<int8_t>(base),
                       flagged,
                       second};
@@ -200,7 +202,7 @@ inline int Quantizer::run(int16_t* levels, const int16_t* coefficients, int comp
       if (best_level == 0) continue;
       ++nonzero;
       if (n != 0) ++beyond_first;
-      if (best_level >= base && best_level > 3 << rice) rice = smaller(rice + 1, 4);
+      if (best_level >= base) rice.follow(best_level, best_level - base);
       if (flagged) {
         if (best_level > 1) {
           context = 0;
@@ -235,6 +237,7 @@ inline int Quantizer::run(int16_t* levels, const int16_t* coefficients, int comp
       sub_block_cost[i] = flag_one;
     }
     total_cost += sub_cost + sub_block_cost[i];
+    statistic = rice.statistic;
     coded_rows[y_sub] = static_cast<uint8_t>(coded_rows[y_sub] | (1 << x_sub));
     if (nonzero > 0) greater1_context = context;
   }

@@ -35,7 +35,7 @@ inline int SliceDecoder::residual(int component, int log2_size, int mode, bool c
         kernels.skip(residual, coefficients_, log2_size, bit_depth);
         flags |= kTransformSkipped;
       }
-      if (tools.implicit_rdpcm && (mode == kIntraHorizontal || mode == kIntraVertical)) {
+      if (has_rdpcm(tools, mode)) {
         kernels.accumulate(residual, log2_size, mode == kIntraVertical);
         flags |= kTransformRdpcm;
       }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // residual_coding() (H.265 clauses 7.3.8.11, 9.3.4.2.4 to 9.3.4.2.7) and the scaling of its levels (8.6.4.1).
 #pragma once
+#include "hevc/rice_parameter.h"
 #include "hevc/scans.h"
 #include "hevc/slice_decoder.h"
 
@@ -69,9 +70,8 @@ inline void SliceDecoder::residual_coding(int component, int log2_size, int mode
   const bool one_context = tools.transform_skip_context && untransformed;
   const int size_offset = significance_offset(component, log2_size, scan_index);
 
-  const bool hides = tools.sign_hiding && !bypass_ &&
-                     !(tools.implicit_rdpcm && skipped_ && (mode == kIntraHorizontal || mode == kIntraVertical));
-  uint8_t& statistic = contexts_.rice_statistic[(chroma ? 0 : 2) + untransformed];
+  const bool hides = tools.sign_hiding && !bypass_ && !(skipped_ && has_rdpcm(tools, mode));
+  uint8_t& statistic = contexts_.rice_statistic[rice_statistic_of(component, untransformed)];
 
   // Scaling: (level * factor * levelScale << (qP / 6) + rounding) >> bdShift.
   const int qp = scaled_qp_[component];
@@ -161,8 +161,7 @@ inline void SliceDecoder::residual_coding(int component, int log2_size, int mode
     uint32_t signs = cabac_.bypass(sign_bits) << (16 - sign_bits);
     count(kBitsSigns);
 
-    int rice = tools.persistent_rice ? statistic >> 2 : 0;
-    bool first_remaining = true;
+    RiceParameter rice(tools.persistent_rice, statistic);
     int64_t sum = 0;
     const int x0 = x_sub << 2, y0 = y_sub << 2;
     if (x0 > max_x) max_x = x0;
@@ -180,19 +179,9 @@ inline void SliceDecoder::residual_coding(int component, int log2_size, int mode
         }
       }
       if (more) {
-        const int64_t rest = remaining_level(rice, range_log2);
+        const int64_t rest = remaining_level(rice.value, range_log2);
         level += rest;
-        if (level > (int64_t{3} << rice)) rice = tools.persistent_rice ? rice + 1 : smaller(rice + 1, 4);
-        if (rice > 28) rice = 28;  // only damaged data
-        if (first_remaining && tools.persistent_rice) {
-          const int half = statistic >> 2;
-          if (rest >= (int64_t{3} << half)) {
-            ++statistic;
-          } else if (2 * rest < (int64_t{1} << half) && statistic > 0) {
-            --statistic;
-          }
-        }
-        first_remaining = false;
+        rice.follow(level, rest);
       }
       sum += level;
       bool negative = signs & 0x8000;
@@ -212,6 +201,7 @@ inline void SliceDecoder::residual_coding(int component, int log2_size, int mode
         coefficients_[position] = static_cast<int16_t>(level);
       }
     }
+    statistic = rice.statistic;
     count(kBitsLevels);
   }
   nonzero_width_ = max_x + 4;

@@ -40,8 +40,8 @@ static constexpr Scans kScans;
 // 4: a 4x4 block, which has a table), and by scan position.
 struct SignificanceContexts {
   uint8_t context[3][5][16] = {};
+  uint8_t whole[16] = {0, 1, 4, 5, 2, 3, 4, 5, 6, 6, 8, 8, 7, 7, 8, 8};  // of a 4x4 block, by y * 4 + x
   constexpr SignificanceContexts() {
-    constexpr uint8_t whole[16] = {0, 1, 4, 5, 2, 3, 4, 5, 6, 6, 8, 8, 7, 7, 8, 8};
     for (int scan = 0; scan < 3; ++scan) {
       for (int n = 0; n < 16; ++n) {
         const int x = kScans.scan[scan][2].x[n], y = kScans.scan[scan][2].y[n];

@@ -4,6 +4,7 @@
 #pragma once
 #include "hevc/cabac_encoder.h"
 #include "hevc/prediction.h"
+#include "hevc/rice_parameter.h"
 #include "hevc/scans.h"
 
 namespace flexor::FLEXOR_ISA {
@@ -136,7 +137,8 @@ void SyntaxWriter<Coder>::luma_modes(int x, int y, int log2_size, bool nxn) {
     }
     if (tools_.nearest_variant == NearestExtension::kExplicit && is_fractional(modes[part])) {
       const int part_x = x + ((part & 1) << part_log2), part_y = y + ((part >> 1) << part_log2);
-      coder_.bin(kNearestFlag, state_.nearest[(part_y >> 2) * picture_.units_stride + (part_x >> 2)]);
+      const uint8_t choice = picture_.nearest[(part_y >> 2) * picture_.units_stride + (part_x >> 2)];
+      coder_.bin(nearest_context(picture_, place_, part_x, part_y), choice == kNearestSample);
     }
   }
 }
@@ -328,7 +330,8 @@ void SyntaxWriter<Coder>::residual(const int16_t* levels, ptrdiff_t stride, int 
   uint8_t coded_rows[9] = {};
   int greater1_context = 1;
   const int size_offset = significance_offset(component, log2_size, scan_index);
-  const bool hides = tools_.sign_hiding && !state_.lossless;
+  const bool hides = tools_.sign_hiding && !state_.lossless && !(skip && has_rdpcm(tools_, mode));
+  uint8_t& statistic = coder_.contexts().rice_statistic[rice_statistic_of(component, skip || state_.lossless)];
 
   for (int i = last_sub_block; i >= 0; --i) {
     const int x_sub = sub_blocks.x[i], y_sub = sub_blocks.y[i];
@@ -390,14 +393,15 @@ void SyntaxWriter<Coder>::residual(const int16_t* levels, ptrdiff_t stride, int 
     uint32_t signs = 0;
     for (int k = 0; k < total - hidden; ++k) signs = (signs << 1) | (found[k] < 0);
     coder_.bypass(signs, total - hidden);
-    int rice = 0;
+    RiceParameter rice(tools_.persistent_rice, statistic);
     for (int k = 0; k < total; ++k) {
       const int size = found[k] < 0 ? -found[k] : found[k];
       const int base = k >= 8 ? 1 : k == first_greater ? 3 : 2;
       if (size < base) continue;
-      write_remaining(coder_, size - base, rice);
-      if (size > 3 << rice) rice = smaller(rice + 1, 4);
+      write_remaining(coder_, size - base, rice.value);
+      rice.follow(size, size - base);
     }
+    statistic = rice.statistic;
   }
 }
 

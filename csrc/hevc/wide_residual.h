@@ -55,7 +55,7 @@ inline int SliceDecoder::wide_residual(int component, int log2_size, int mode, b
       }
       if (rotated) flags |= kTransformRotated;
       if (skipped_) flags |= kTransformSkipped;
-      if (tools.implicit_rdpcm && (mode == kIntraHorizontal || mode == kIntraVertical)) {
+      if (has_rdpcm(tools, mode)) {
         const int step = mode == kIntraVertical ? n : 1;
         for (int i = 0; i < samples; ++i) {
           if (step == n ? i >= n : i % n != 0) residual[i] += residual[i - step];

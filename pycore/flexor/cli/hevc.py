@@ -57,9 +57,20 @@ def encode(
     bit_depth: Annotated[int, typer.Option(help="8 or 10.")] = 8,
     lossless: Annotated[bool, typer.Option("--lossless", help="Bit for bit; of RGB with --chroma rgb.")] = False,
     preset: Annotated[str, typer.Option(help="fast, medium or best: the time given for the size.")] = "medium",
+    range_extensions: Annotated[
+        bool | None,
+        typer.Option(
+            "--range-extensions/--no-range-extensions",
+            help="Tools of the 4:4:4 profiles in any format: smaller, for software players.",
+            show_default="with best, 444 and rgb",
+        ),
+    ] = None,
     nearest: Annotated[
         str, typer.Option(help="explicit, sad or boundary: nearest-neighbour prediction, for flexor's decoder only.")
     ] = "off",
+    edge_filters: Annotated[
+        bool, typer.Option("--edge-filters", help="With --nearest: keep the filters of DC, flat and upright edges.")
+    ] = False,
     fps: Annotated[
         float | None, typer.Option(min=0.001, help="Pictures a second.", show_default="IN's, else 25")
     ] = None,
@@ -84,7 +95,9 @@ def encode(
     with _in_one_line(source):
         from . import hevc_encode as command
 
-        settings = command.Encoding(qp, chroma, bit_depth, lossless, preset, nearest, fps, threads, frames)
+        settings = command.Encoding(
+            qp, chroma, bit_depth, lossless, preset, range_extensions, nearest, edge_filters, fps, threads, frames
+        )
         command.encode(source, out, settings)
 
 

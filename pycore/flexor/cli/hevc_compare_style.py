@@ -45,11 +45,12 @@ figure { margin: 0; }
 .tick, .name { fill: var(--faint); font-size: 12px; }
 .curve { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; }
 .dot { fill: var(--c); }
-.c-off { --c: var(--off); } .c-explicit { --c: var(--nearest); } .c-sad { --c: var(--sad); }
+.c-off, .c-main { --c: var(--off); } .c-explicit, .c-explicit-edges { --c: var(--nearest); } .c-sad { --c: var(--sad); }
 .c-boundary { --c: var(--boundary); } .c-x265-slow, .c-x265-veryslow-tskip { --c: var(--x265); }
 .c-kvazaar { --c: var(--kvazaar); } .c-libaom, .c-libaom-screen { --c: var(--aom); }
 .c-svt-av1, .c-svt-av1-screen { --c: var(--svt); }
 .curve.c-off, .curve.c-explicit { stroke-width: 2.6; }
+.curve.c-main, .curve.c-explicit-edges { stroke-dasharray: 2 3; }
 .curve.c-x265-slow, .curve.c-libaom, .curve.c-svt-av1 { stroke-dasharray: 5 4; }
 .curve.c-kvazaar { stroke-dasharray: 2 3; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 14px; }

@@ -33,7 +33,9 @@ class Encoding:
     bit_depth: int
     lossless: bool
     preset: str
+    range_extensions: bool | None
     nearest: str
+    edge_filters: bool
     fps: float | None
     threads: int | None
     frames: int | None
@@ -54,7 +56,9 @@ def encode(source: Path, out: Path, settings: Encoding) -> None:
         bit_depth=settings.bit_depth,
         lossless=settings.lossless,
         preset=settings.preset,
+        range_extensions=settings.range_extensions,
         nearest=settings.nearest,
+        edge_filters=settings.edge_filters,
         threads=threads,
         fps=fps,
         colour=pictures.colour,

@@ -20,7 +20,8 @@ class Encoder:
     """Encodes pictures as they come: the bytes of all calls, one after the other, are the stream.
 
     Args:
-        qp, chroma, bit_depth, lossless, preset, nearest, nearest_threshold, fps, hash, colour: as in `encode`.
+        qp, chroma, bit_depth, lossless, preset, range_extensions, nearest, nearest_threshold, edge_filters, fps, hash,
+            colour: as in `encode`.
         threads: that encode; None: as many as torch has. The stream does not depend on it.
         batch: so many pictures are encoded together, side by side where that is no fewer than threads; `encode` returns
             nothing until they are there. 1: every call returns its picture.
@@ -39,8 +40,10 @@ class Encoder:
         bit_depth: int = 8,
         lossless: bool = False,
         preset: str = "medium",
+        range_extensions: bool | None = None,
         nearest: str = "off",
         nearest_threshold: int | None = None,
+        edge_filters: bool = False,
         threads: int | None = None,
         fps: float | Fraction | None = 25,
         hash: bool = True,
@@ -52,7 +55,8 @@ class Encoder:
         self._batch = _integer("batch", batch)
         if self._batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}")
-        for name, flag in (("lossless", lossless), ("hash", hash)):
+        flags = (("lossless", lossless), ("edge_filters", edge_filters), ("hash", hash))
+        for name, flag in flags if range_extensions is None else (*flags, ("range_extensions", range_extensions)):
             if not isinstance(flag, bool):
                 raise TypeError(f"{name} must be True or False, got {flag!r}")
         for name, choice in (("preset", preset), ("nearest", nearest)):
@@ -61,7 +65,18 @@ class Encoder:
         threshold = -1 if nearest_threshold is None else _integer("nearest_threshold", nearest_threshold)
         if nearest_threshold is not None and threshold < 0:
             raise ValueError(f"nearest_threshold must be at least 0, got {threshold}; None takes the tuned one")
-        self._options = (_integer("qp", qp), lossless, preset, nearest, threshold, hash)
+        if range_extensions is None:
+            range_extensions = preset == "best" or chroma in ("444", "rgb")
+        self._options = (
+            _integer("qp", qp),
+            lossless,
+            preset,
+            range_extensions,
+            nearest,
+            threshold,
+            edge_filters,
+            hash,
+        )
         self._timing = _timing(fps)
         self._new_core(8, 8, Colour())  # checks the options
         self._core: _C.HevcEncoder | None = None
@@ -145,8 +160,10 @@ def encode(
     bit_depth: int = 8,
     lossless: bool = False,
     preset: str = "medium",
+    range_extensions: bool | None = None,
     nearest: str = "off",
     nearest_threshold: int | None = None,
+    edge_filters: bool = False,
     threads: int | None = None,
     fps: float | Fraction | None = 25,
     hash: bool = True,
@@ -168,10 +185,17 @@ def encode(
         lossless: decoded samples are those of the planes; `qp` has no effect. An RGB image comes back bit for bit with
             chroma "rgb", a grey one with "400".
         preset: "fast", "medium" or "best": what time is given for the size.
+        range_extensions: tools for residuals without a transform (implicit RDPCM, rotation) and persistent Rice
+            parameters: a tenth and more of the rate of text. They make 4:2:0 too a stream of the Main 4:4:4 profile,
+            which software decodes and much hardware does not, and leave its threads no wavefronts. None: with "best"
+            and in 4:4:4 and RGB; False: Main, Main 10 and the other profiles of the chroma format. Lossless blocks
+            have the Rice parameters only.
         nearest: "off", or how angular prediction may take the nearest reference sample instead of interpolating:
             "explicit" by rate and distortion, "sad" or "boundary" by what the decoder knows. Players refuse or skip
             such streams; `decode` reads them.
         nearest_threshold: of "sad" and "boundary"; None: the tuned one.
+        edge_filters: with `nearest`: keep the edge filters of DC, horizontal and vertical prediction, which are off
+            there; ordinary streams always have them.
         threads: that encode; None: as many as torch has. The stream does not depend on it.
         fps: pictures a second, for players; None: not said.
         hash: add the MD5 of every decoded picture, which decoders can check.
@@ -198,8 +222,10 @@ def encode(
         bit_depth=bit_depth,
         lossless=lossless,
         preset=preset,
+        range_extensions=range_extensions,
         nearest=nearest,
         nearest_threshold=nearest_threshold,
+        edge_filters=edge_filters,
         threads=threads,
         fps=fps,
         hash=hash,

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 from .routes import Library, Ours, Program, Route
 
-VARIANTS = ("off", "explicit", "sad", "boundary")
+# What flexor's variants ask for.
+_VARIANTS: dict[str, dict[str, str | bool]] = {
+    "off": {},
+    "main": {"range_extensions": False},
+    "explicit": {"nearest": "explicit"},
+    "explicit-edges": {"nearest": "explicit", "edge_filters": True},
+    "sad": {"nearest": "sad"},
+    "boundary": {"nearest": "boundary"},
+}
+VARIANTS = tuple(_VARIANTS)
 PRESETS = ("fast", "medium", "best")
 CHROMA = ("400", "420", "422", "444")
 
@@ -36,9 +45,9 @@ class Contestant:
         return max(0, min(63, 20 + 2 * (qp - 22)))
 
 
-def variant(nearest: str, preset: str) -> Contestant:
-    """flexor with the extension as `nearest` says, or without."""
-    return Contestant(nearest, Ours(nearest, preset))
+def variant(name: str, preset: str) -> Contestant:
+    """flexor with the extension as `name` says, or without: "off", and "main" without range extensions either."""
+    return Contestant(name, Ours(preset, **_VARIANTS[name]))  # type: ignore[arg-type]
 
 
 def _x265(preset: str, *switches: str) -> tuple[Route, ...]:

@@ -57,8 +57,11 @@ class Route(Protocol):
 class Ours:
     """flexor. Ordinary streams are decoded by FFmpeg, so that what is measured is what players show."""
 
-    nearest: str
     preset: str
+    nearest: str = "off"
+    range_extensions: bool | None = None
+    edge_filters: bool = False
+    nearest_threshold: int | None = None
 
     def absent(self) -> str | None:
         return None
@@ -67,7 +70,11 @@ class Ours:
         return f"flexor, build {_build()}"
 
     def settings(self) -> str:
-        return f"flexor hevc encode --qp {{q}} --preset {self.preset} --nearest {self.nearest} --threads 1"
+        extensions = "" if self.range_extensions is not False else " --no-range-extensions"
+        edges = " --edge-filters" if self.edge_filters else ""
+        threshold = "" if self.nearest_threshold is None else f" (threshold {self.nearest_threshold})"
+        options = f"--preset {self.preset}{extensions} --nearest {self.nearest}{threshold}{edges} --threads 1"
+        return f"flexor hevc encode --qp {{q}} {options}"
 
     def encode(self, planes: Planes, chroma: str, level: int) -> tuple[bytes, float]:
         start = time.process_time()
@@ -76,7 +83,10 @@ class Ours:
             qp=level,
             chroma=chroma,
             preset=self.preset,
+            range_extensions=self.range_extensions,
             nearest=self.nearest,
+            edge_filters=self.edge_filters,
+            nearest_threshold=self.nearest_threshold,
             threads=1,
             fps=None,
             hash=False,

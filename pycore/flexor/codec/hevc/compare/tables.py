@@ -13,7 +13,9 @@ from .quality import Delta, bd_rate
 
 LABELS = {
     "off": "flexor",
+    "main": "flexor, profile Main",
     "explicit": "flexor, explicit",
+    "explicit-edges": "flexor, explicit, edge filters",
     "sad": "flexor, SAD",
     "boundary": "flexor, boundary",
     "x265-slow": "x265 slow",
