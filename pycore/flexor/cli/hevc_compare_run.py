@@ -63,7 +63,7 @@ def run(request: Request) -> None:
     chosen = {chroma: choose(request.variants, peers, chroma, request.preset) for chroma in request.chromas}
     if not any(contestants for contestants, _ in chosen.values()):
         raise ValueError("nobody is there to be compared: name --variants or --peers")
-    images = _read(request.images, request.crop)
+    images = read_images(request.images, request.crop)
     sources = {chroma: [make_source(name, rgb, chroma) for name, rgb in images] for chroma in request.chromas}
     results = load(request.json) if request.json is not None and request.json.exists() else Results()
     for file in filter(None, (request.report, request.json)):  # before minutes of work
@@ -96,7 +96,7 @@ def _check_writable(file: Path) -> None:
         raise ValueError(f"{file} cannot be written: its permissions do not allow it")
 
 
-def _read(paths: Sequence[Path], crop: Crop | None) -> list[tuple[str, Frame]]:
+def read_images(paths: Sequence[Path], crop: Crop | None) -> list[tuple[str, Frame]]:
     """Names and pixels; the names are those of the files, with their folders where they would be equal."""
     stems = Counter(path.stem for path in paths)
     found = []
