@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 Picture = NDArray[np.uint8]  # (H, W, 3), RGB
 T = TypeVar("T")
@@ -95,12 +95,13 @@ def open_clip(sources: Sequence[Path]) -> Clip:
 
 
 def _is_moving(path: Path) -> bool:
-    """Whether Pillow does not know the file, or finds several frames in it."""
+    """Whether the name is not one of an image, or Pillow finds several frames in it."""
+    suffix = path.suffix.lower()
+    if suffix not in Image.registered_extensions() or suffix in (".mpg", ".mpeg"):
+        return True
     try:
         with Image.open(path) as image:
             return bool(getattr(image, "n_frames", 1) > 1)
-    except UnidentifiedImageError:
-        return path.suffix.lower() not in Image.registered_extensions() or path.suffix.lower() in (".mpg", ".mpeg")
     except (OSError, SyntaxError, Image.DecompressionBombError):
         return False
 
