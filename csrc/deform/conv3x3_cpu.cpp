@@ -233,7 +233,7 @@ class Forward {
 template <class T>
 class WeightGradient {
  public:
-  explicit WeightGradient(const Conv3x3Params& p) : p_(p), cut_(p.output, p.dilation, kTiles / 2) {
+  explicit WeightGradient(const Conv3x3Params& p) : p_(p), cut_(p.output, p.dilation, kTiles) {
     depth_ = smaller(kDepth, round_up(p.input.size[1], kLanes<T>));
     blocks_ = ceil_div(p.input.size[1], depth_);
     panels_ = ceil_div(p.output.size[1], kWidth);
