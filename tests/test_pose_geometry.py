@@ -55,7 +55,7 @@ def test_boxes_in_batches():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    box=st.tuples(*[st.floats(-500, 3000)] * 2, *[st.floats(1, 2000)] * 2),
+    box=st.tuples(*[st.floats(-500, 3000)] * 2, *[st.floats(1.5, 2000)] * 2),
     turn=st.floats(-180, 180),
     kind=st.sampled_from(sorted(KINDS)),
     enlarge=st.floats(1, 2),
@@ -148,11 +148,17 @@ BOX, MATRIX, IMAGE = [0, 0, 10, 10], torch.eye(2, 3), np.zeros((4, 4, 3), np.uin
         (lambda: crop_affine([0, 0, 0, 0], (4, 4)), "must be finite, its sides not negative and not both 0, got"),
         (lambda: crop_affine([0, 0, 5, -1], (4, 4)), "sides not negative"),
         (lambda: crop_affine([0, np.nan, 5, 5], (4, 4)), "a box must be finite"),
-        (lambda: crop_affine(BOX, (0, 4)), r"size must be a positive integer, .* got \(0, 4\)"),
+        (lambda: crop_affine(BOX, (0, 4)), r"size must be \(height, width\), integers not below 1, got \(0, 4\)"),
+        (lambda: crop(IMAGE, MATRIX, (4.0, 4)), r"crop: size must be \(height, width\), integers .* got \(4.0, 4\)"),
+        (lambda: box_to_center_extent(BOX, (4, 4, 3)), r"box_to_center_extent: size must be .* got \(4, 4, 3\)"),
         (lambda: crop_affine(BOX, (4, 4), enlarge=0), "enlarge must be a positive number, got 0"),
         (lambda: crop_affine(BOX, (4, 4), rotation=np.inf), "rotation must be finite, got inf"),
         (lambda: crop_affine(BOX, (4, 4), udp_box_intervals=True), "udp_box_intervals needs udp=True"),
-        (lambda: crop_affine(BOX, (1, 4), udp=True), "UDP needs a crop of at least 2 x 2 pixels"),
+        (
+            lambda: crop_affine([0, 0, 0.8, 1], (64, 48), **KINDS["udp_box_intervals"]),
+            "udp_box_intervals needs regions wider than a pixel",
+        ),
+        (lambda: crop_affine(BOX, (1, 4), udp=True), "crop_affine: size must be .* integers not below 2"),
         (lambda: crop(IMAGE, torch.zeros(2, 3), (4, 4)), "crop: matrix must be finite and invertible"),
         (lambda: crop(IMAGE, torch.eye(3), (4, 4)), r"crop: matrix must be \(\.\.\., 2, 3\), got \(3, 3\)"),
         (lambda: crop(IMAGE, torch.eye(2, 3)[None, None], (4, 4)), r"crop: matrix must be \(2, 3\) or \(N, 2, 3\)"),

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ...ops import _check, affine_warp2d
+from ...ops import affine_warp2d
 
 ENLARGE = 1.25  # of a box before it is cropped, in every top-down recipe since SimpleBaseline
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, red green blue
@@ -33,14 +33,7 @@ def box_to_center_extent(
     Raises:
         ValueError: a box that is not finite or has no extent, a size or enlarge that is not positive.
     """
-    boxes = _boxes("box_to_center_extent", box)
-    height, width = _size("box_to_center_extent", size)
-    if not (math.isfinite(enlarge) and enlarge > 0):
-        raise ValueError(f"box_to_center_extent: enlarge must be a positive number, got {enlarge}")
-    aspect = width / height
-    w, h = boxes[..., 2], boxes[..., 3]
-    w = torch.maximum(w, aspect * h)
-    return boxes[..., :2] + boxes[..., 2:] / 2, enlarge * torch.stack([w, w / aspect], -1)
+    return _center_extent("box_to_center_extent", box, size, enlarge)
 
 
 def crop_affine(
@@ -72,7 +65,7 @@ def crop_affine(
         (..., 2, 3) float64.
 
     Raises:
-        ValueError: as `box_to_center_extent`; udp_box_intervals without udp.
+        ValueError: as `box_to_center_extent`; udp_box_intervals without udp, or with a region no wider than a pixel.
 
     Source:
         Xiao et al., Simple Baselines for Human Pose Estimation and Tracking, ECCV 2018 (biased); Huang et al., The
@@ -80,9 +73,10 @@ def crop_affine(
     """
     if udp_box_intervals and not udp:
         raise ValueError("crop_affine: udp_box_intervals needs udp=True: the biased crop counts no intervals")
-    center, extent = box_to_center_extent(box, size, enlarge=enlarge)
-    if udp and min(size) < 2:
-        raise ValueError(f"crop_affine: UDP needs a crop of at least 2 x 2 pixels, got size {tuple(size)}")
+    check_size("crop_affine", "size", size, 1 + int(udp))
+    center, extent = _center_extent("crop_affine", box, size, enlarge)
+    if udp_box_intervals and bool((extent[..., 0] <= 1).any()):
+        raise ValueError("crop_affine: udp_box_intervals needs regions wider than a pixel: drop narrower boxes first")
     sides = center.new_tensor([size[1], size[0]]) - int(udp)
     if udp and not udp_box_intervals:
         scale = sides / extent
@@ -127,7 +121,7 @@ def crop(
         raise TypeError(f"crop: image must be uint8 with values 0..255, got {pixels.dtype}")
     if pixels.dim() != 3 or pixels.shape[2] != 3:
         raise ValueError(f"crop: image must be (H, W, 3), got {tuple(pixels.shape)}")
-    _size("crop", size)
+    check_size("crop", "size", size)
     matrices = _matrices("crop", matrix)
     if matrices.dim() > 3:
         raise ValueError(f"crop: matrix must be (2, 3) or (N, 2, 3), got {tuple(matrices.shape)}")
@@ -199,6 +193,22 @@ def _turn(rotation: float | Tensor, like: Tensor) -> Tensor:
     return torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], -2)
 
 
+def check_size(op: str, argument: str, size: tuple[int, int], smallest: int = 1) -> None:
+    """Refuses what is not (height, width) in pixels; UDP, which counts intervals, needs two of each."""
+    if len(size) != 2 or not all(isinstance(side, int) and side >= smallest for side in size):
+        raise ValueError(f"{op}: {argument} must be (height, width), integers not below {smallest}, got {tuple(size)}")
+
+
+def _center_extent(op: str, box: ArrayLike | Tensor, size: tuple[int, int], enlarge: float) -> tuple[Tensor, Tensor]:
+    boxes = _boxes(op, box)
+    check_size(op, "size", size)
+    if not (math.isfinite(enlarge) and enlarge > 0):
+        raise ValueError(f"{op}: enlarge must be a positive number, got {enlarge}")
+    aspect = size[1] / size[0]
+    w = torch.maximum(boxes[..., 2], aspect * boxes[..., 3])
+    return boxes[..., :2] + boxes[..., 2:] / 2, enlarge * torch.stack([w, w / aspect], -1)
+
+
 def _boxes(op: str, box: ArrayLike | Tensor) -> Tensor:
     boxes = torch.as_tensor(box, dtype=torch.float64)
     if boxes.dim() < 1 or boxes.shape[-1] != 4:
@@ -210,11 +220,6 @@ def _boxes(op: str, box: ArrayLike | Tensor) -> Tensor:
             "drop such boxes first"
         )
     return boxes
-
-
-def _size(op: str, size: tuple[int, int]) -> tuple[int, int]:
-    _check.integers(op, "size", size, 1, "a positive integer")
-    return size
 
 
 def _matrices(op: str, matrix: Tensor) -> Tensor:

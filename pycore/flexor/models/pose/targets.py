@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...ops import _check
+from .geometry import check_size
 
 KINDS = ("biased", "unbiased", "udp")
 
@@ -55,7 +56,7 @@ def gaussian_targets(
     _check.one_of(name, "kind", kind, KINDS)
     smallest = 2 if kind == "udp" else 1
     for argument, size in (("input_size", input_size), ("heatmap_size", heatmap_size)):
-        _check.integers(name, argument, size, smallest, f"an integer not below {smallest}")
+        check_size(name, argument, size, smallest)
     _check_sigma(name, sigma)
     places = joints.to(_dtype(joints)).nan_to_num(nan=-1.0, posinf=-1.0, neginf=-1.0)
     image, map_ = (places.new_tensor([size[1], size[0]]) for size in (input_size, heatmap_size))
@@ -109,7 +110,7 @@ def simcc_targets(
     """
     name = "simcc_targets"
     _check_joints(name, joints, visible)
-    _check.integers(name, "input_size", input_size, 1, "a positive integer")
+    check_size(name, "input_size", input_size)
     _check_sigma(name, *sigma)
     if not split > 0:
         raise ValueError(f"{name}: split must be a positive number of bins a pixel, got {split}")
