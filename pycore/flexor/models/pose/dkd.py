@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
-from ...nn import DynamicKernelMatching
+from ...nn import Conv3x3, DynamicKernelMatching
 from ._checks import check_images
 from .resnet import ResNet
 from .simple_baseline import SimpleBaseline
@@ -119,7 +119,7 @@ class FrameEncoder(ResNet):
         for inputs in (self.channels, width, width):
             deconv = nn.ConvTranspose2d(inputs, width, 4, stride=2, padding=1, bias=False)
             nn.init.normal_(deconv.weight, std=0.001)
-            self.deconv_layers.extend([deconv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)])
+            self.deconv_layers.extend([deconv, *_norm_relu(width)])
 
     def forward(self, images: Tensor) -> Tensor:
         return self.deconv_layers(super().forward(images))
@@ -145,10 +145,10 @@ class KernelDistillator(nn.Module):
     def __init__(self, width: int, joints: int, kernel_size: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *_conv_bn(width + joints, width, 1), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-            *_conv_bn(width, width, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-            *_conv_bn(width, width, 3), nn.ReLU(inplace=True), nn.AdaptiveMaxPool2d(kernel_size),
-            *_conv_bn(width, width, 3),
+            nn.Conv2d(width + joints, width, 1, bias=False), *_norm_relu(width), nn.MaxPool2d(2),
+            Conv3x3(width, width, bias=False), *_norm_relu(width), nn.MaxPool2d(2),
+            Conv3x3(width, width, bias=False), *_norm_relu(width), nn.AdaptiveMaxPool2d(kernel_size),
+            Conv3x3(width, width, bias=False), nn.BatchNorm2d(width),
         )  # fmt: skip
 
     def forward(self, features: Tensor, heatmaps: Tensor) -> Tensor:
@@ -224,9 +224,8 @@ def _xcorr2d_depthwise_flops(
     return 2 * torch.Size(out_shape).numel() * kernel[2] * kernel[3]
 
 
-def _conv_bn(inputs: int, outputs: int, kernel_size: int) -> tuple[nn.Module, nn.Module]:
-    conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False)
-    return conv, nn.BatchNorm2d(outputs)
+def _norm_relu(width: int) -> tuple[nn.Module, nn.Module]:
+    return nn.BatchNorm2d(width), nn.ReLU(inplace=True)
 
 
 def _check_state(features: Tensor, state: DKDState) -> None:
