@@ -70,6 +70,7 @@ docs: $(VENV)/.clips  ## Regenerate the pictures and tables of README.md and doc
 	$(BIN)/flexor align --video "$$(cat $<)/$(DOCS_CLIP)" --frames $(DOCS_FRAMES) --out build/docs
 	$(BIN)/python docs/align_result.py build/docs
 	$(BIN)/python docs/hevc_result.py
+	$(BIN)/python docs/pose_result.py
 	$(BIN)/python bench/report.py --write
 
 wheel: $(VENV)/.built $(VENV)/.wheel  ## Build the wheel in wheelhouse/ and check that it is manylinux and small
