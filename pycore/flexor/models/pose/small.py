@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -15,11 +16,14 @@ __all__ = ["WEIGHTS", "SmallPose", "small"]
 
 WIDTHS, BLOCKS = (32, 64, 128, 192), (1, 2, 2, 2)
 STEM, PYRAMID = 24, 64  # channels
+SIGMA = 1.5  # heatmap pixels, of the Gaussians it is trained towards
 WEIGHTS = Path(__file__).parent / "weights" / "small.safetensors"  # trained; small.json beside them says how
 
 
 class SmallPose(nn.Module):
-    """Images (B, 3, H, W) to heatmaps (B, joints, H/4, W/4).
+    """Images (B, 3, H, W) to heatmaps (B, joints, H/4, W/4), each a distribution over its pixels.
+
+        heatmap = 2 pi sigma^2 softmax(final_layer(features)),  sigma = 1.5: 1 at the peak of a Gaussian of that width
 
         stem (H/4) -> stages of residual blocks at H/4 .. H/32 -> top-down pyramid back to H/4 -> 3x3 -> final_layer
 
@@ -70,7 +74,8 @@ class SmallPose(nn.Module):
         return self.head(y)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.final_layer(self.features(images))
+        maps = self.final_layer(self.features(images)).float()
+        return 2 * math.pi * SIGMA**2 * maps.flatten(2).softmax(2).view_as(maps)
 
 
 def small(joints: int = 17) -> SmallPose:

@@ -52,8 +52,24 @@ class Steps(Dataset[Batch]):
         return self.people.batch(mine, settings.augmentation, [[settings.seed, epoch, int(k), 1] for k in mine])
 
 
-def loss_of(model: nn.Module, recipe: Recipe, batch: Batch, sigma: float) -> Tensor:
-    """The recipe's loss, a mean over people: of heatmaps as HRNet has it, of SimCC's bins as RTMPose has it.
+def heatmap_cross_entropy(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """How far heatmaps are from targets, both as distributions over pixels.
+
+        L = - mean_bj w_bj sum_p g_bjp log P_bjp,  P and g the heatmaps divided by their sums
+
+    Args:
+        prediction, target: (B, K, h, w), not negative.
+        weights: (B, K).
+
+    Returns:
+        A scalar.
+    """
+    p, g = (maps.flatten(2) / maps.flatten(2).sum(2, keepdim=True).clamp(min=1e-12) for maps in (prediction, target))
+    return ((g * p.clamp(min=1e-30).log()).sum(2) * -weights).mean()
+
+
+def loss_of(model: nn.Module, recipe: Recipe, batch: Batch, settings: PoseSettings) -> Tensor:
+    """The loss of heatmaps as the settings have it, of SimCC's bins as RTMPose has it, for a mean over people.
 
     Raises:
         NotImplementedError: a recurrent network, which is trained on clips.
@@ -67,7 +83,9 @@ def loss_of(model: nn.Module, recipe: Recipe, batch: Batch, sigma: float) -> Ten
         return simcc_loss((maps[0].float(), maps[1].float()), (x, y), weights) / len(batch.joints)
     kind = {"dark": "unbiased", "udp": "udp"}.get(recipe.decode, "biased")
     size = (maps.shape[2], maps.shape[3])
-    target, weights = gaussian_targets(batch.joints, visible, recipe.input_size, size, sigma=sigma, kind=kind)
+    target, weights = gaussian_targets(batch.joints, visible, recipe.input_size, size, sigma=settings.sigma, kind=kind)
+    if settings.loss == "cross_entropy":
+        return heatmap_cross_entropy(maps.float(), target, weights)
     return joints_mse_loss(maps.float(), target, weights, half=True)
 
 
@@ -155,7 +173,7 @@ class PoseTraining(Resumable):
             group["lr"] = self._rate()
         self.optimiser.zero_grad()
         with half_precision(self.device, self.settings.bf16):
-            loss = loss_of(self.network, self.recipe, batch, self.settings.sigma)
+            loss = loss_of(self.network, self.recipe, batch, self.settings)
         loss.backward()
         parallel.average_gradients(self.network.parameters())
         self.optimiser.step()
@@ -238,7 +256,6 @@ def evaluate(
 
 def _to_input(points: Tensor, heatmap: tuple[int, int], recipe: Recipe) -> Tensor:
     """Heatmap pixels as pixels of the network's input."""
-    udp = recipe.crop == "udp"
-    sides = (torch.tensor(size[::-1], dtype=torch.float64) - udp for size in (recipe.input_size, heatmap))
-    image, map_ = sides
+    sides = (torch.tensor(size[::-1], dtype=torch.float64) for size in (recipe.input_size, heatmap))
+    image, map_ = (side - int(recipe.crop == "udp") for side in sides)
     return points.cpu() * image / map_

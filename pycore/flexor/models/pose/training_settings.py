@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from .augment import Augmentation
 
-OPTIMISERS, SCHEDULES = ("adam", "adamw"), ("cosine", "steps")
+OPTIMISERS, SCHEDULES, LOSSES = ("adam", "adamw"), ("cosine", "steps"), ("squares", "cross_entropy")
 Settings = TypeVar("Settings")
 
 
@@ -51,6 +51,7 @@ class PoseSettings:
         weight_decay: of the optimiser.
         average: decay of the moving average of the weights that is kept, measured and shipped.
         bf16: convolutions in bfloat16, by autocast; weights, normalisation and loss stay float32.
+        loss: of heatmaps: "squares", as the HRNet family has it, or "cross_entropy", see `heatmap_cross_entropy`.
         sigma: of the heatmaps' Gaussians, heatmap pixels.
         seed: of the weights, the order, the augmentation.
         save_every: steps between checkpoints; one is also written after every epoch.
@@ -71,6 +72,7 @@ class PoseSettings:
     weight_decay: float = 1e-4
     average: float = 0.998
     bf16: bool = False
+    loss: str = "squares"
     sigma: float = 2.0
     seed: int = 0
     save_every: int = 200
@@ -78,7 +80,7 @@ class PoseSettings:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
+        for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("loss", LOSSES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("epochs", "batch", "save_every"):
