@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flexor.models.pose.dcpose import dcpose
+from flexor.models.pose.dkd import DKD
 from flexor.models.pose.hrnet import HRNet, hrnet_w32, hrnet_w48
 from flexor.models.pose.inference import fuse_batch_norm
+from flexor.models.pose.okdhp import okdhp
 from flexor.models.pose.resnet import BasicBlock, Bottleneck, ResNet
 from flexor.models.pose.rtmpose import RTMPose, rtmpose
 from flexor.models.pose.simple_baseline import SimpleBaseline, simple_baseline
@@ -155,6 +158,22 @@ def test_fuse_batch_norm(name):
             for actual, expected in zip(tensors(network(images)), exact, strict=True):
                 assert_close(actual, expected, 1e-5)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_fuse_batch_norm_of_the_estimators():
+    """The networks that are built on these: their own blocks fold as well."""
+    cases = [
+        (dcpose(17, backbone=HRNet(8)), (drawn("frames", (1, 9, 64, 64)), torch.ones(1, 2)), 0),
+        (okdhp(2, 2), (drawn("images", (1, 3, 64, 64)),), 59),  # norms that come before their convolution
+        (DKD(18, encoder_depth=18, width=32), (drawn("clip", (1, 2, 3, 64, 64)),), 0),
+    ]
+    for model, inputs, left in cases:
+        model.load_state_dict(drawn_state(model.state_dict(), gain=0.2))
+        fused, inputs = fuse_batch_norm(model.eval().double()), [input.double() * 100 for input in inputs]
+        assert sum(isinstance(module, nn.BatchNorm2d) for module in fused.modules()) == left, type(model).__name__
+        with torch.no_grad():
+            actual, expected = (getattr(output, "ensemble", output) for output in (fused(*inputs), model(*inputs)))
+        assert_close(actual, expected, 1e-12, what=type(model).__name__)
 
 
 def test_fuse_batch_norm_leaves():

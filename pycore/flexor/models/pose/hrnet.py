@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._checks import check_images, check_joints
-from .resnet import BasicBlock, Bottleneck
+from .resnet import BasicBlock, Bottleneck, conv3x3
 
 __all__ = ["HRNet", "HighResolutionModule", "hrnet_w32", "hrnet_w48"]
 
@@ -128,7 +128,7 @@ def _with_coarser(branches: list[Tensor], transition: nn.ModuleList) -> list[Ten
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3, relu: bool = True) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    conv = conv3x3(inputs, outputs, stride) if kernel == 3 else nn.Conv2d(inputs, outputs, kernel, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), *([nn.ReLU(inplace=True)] if relu else []))
 
 

@@ -21,8 +21,7 @@ def fuse_batch_norm(model: Model) -> Model:
         gamma (W*x + b - mean) / sqrt(var + eps) + beta = W'*x + b'
 
     A normalisation follows a convolution where the module that holds both registers it right after it, with as many
-    channels, as every network of `flexor.models.pose` does; others stay. Both must be used nowhere else. On a CPU the
-    copy is faster still after `.to(memory_format=torch.channels_last)`.
+    channels, as every network of `flexor.models.pose` does; others stay. Both must be used nowhere else.
 
     Args:
         model: a network of `flexor.models.pose`, or one that is written like them.

@@ -31,9 +31,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, planes: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(inputs, planes, stride)
+        self.conv1 = conv3x3(inputs, planes, stride)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = _conv3x3(planes, planes)
+        self.conv2 = conv3x3(planes, planes)
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = _shortcut(inputs, planes, stride)
 
@@ -67,7 +67,7 @@ class Bottleneck(nn.Module):
         outputs = planes * self.expansion
         self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = _conv3x3(planes, planes, stride)
+        self.conv2 = conv3x3(planes, planes, stride)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
@@ -81,7 +81,8 @@ class Bottleneck(nn.Module):
         return F.relu(y, inplace=True)
 
 
-def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution without bias, by the faster algorithm where there is one."""
     if stride == 1:
         return Conv3x3(inputs, outputs, bias=False)
     return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)

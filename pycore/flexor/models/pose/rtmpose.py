@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._checks import check_images, check_joints
+from .resnet import conv3x3
 
 __all__ = ["CSPNeXt", "GatedAttentionUnit", "RTMCCHead", "RTMPose", "rtmpose"]
 
@@ -103,7 +104,10 @@ class _Conv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        if kernel == 3:
+            self.conv = conv3x3(inputs, outputs, stride)
+        else:
+            self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
