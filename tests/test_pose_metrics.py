@@ -312,6 +312,25 @@ def test_posetrack_files_of_both_years(tmp_path):
     assert frames > 20
 
 
+def test_posetrack18_by_hand(tmp_path):
+    keypoints = np.zeros((15, 3))
+    keypoints[:4] = [[0, 5, 1], [0, 0, 1], [3, 4, 0], [0, 0, 0]]  # the last alone is not annotated
+    person = {"image_id": 7, "keypoints": keypoints.ravel().tolist(), "bbox_head": [10, 20, 30, 40]}
+    bare = {"image_id": 7, "keypoints": [0] * 45, "scores": [0.5] * 15}
+    content = {
+        "images": [{"id": 9}, {"id": 7}],
+        "annotations": [person, bare],
+        "categories": [{"keypoints": JOINTS.joints}],
+    }
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    empty, frame = read_posetrack(tmp_path / "x.json")
+    assert empty.points.shape == (0, 15, 2) and empty.scores.shape == (0, 15) and empty.head_boxes.shape == (0, 4)
+    assert frame.points[0, :3].tolist() == [[0, 5], [0, 0], [3, 4]] and np.isnan(frame.points[0, 3:]).all()
+    assert np.isnan(frame.points[1]).all() and np.isnan(frame.head_boxes[1]).all()
+    assert frame.head_boxes[0].tolist() == [10, 20, 40, 60]
+    assert (frame.scores[0] == -9999).all() and (frame.scores[1] == 0.5).all()
+
+
 def refused(folder, content, message):
     (folder / "x.json").write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(ValueError, match=rf"x.json: .*{message}"):

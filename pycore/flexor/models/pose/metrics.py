@@ -46,8 +46,9 @@ def oks(
     Source:
         COCO keypoint evaluation, cocodataset.org/#keypoints-eval.
     """
-    p, t = _double(prediction), _double(target)
-    counts, areas = torch.as_tensor(visible, device=p.device) > 0, _double(area)
+    p = _double(prediction)
+    t, areas = _double(target, p), _double(area, p)
+    counts = torch.as_tensor(visible, device=p.device) > 0
     joints = len(sigmas)
     for name, shape, last in (("prediction", p.shape, (joints, 2)), ("target", t.shape, (joints, 2))):
         if tuple(shape[-2:]) != last:
@@ -82,7 +83,8 @@ def oks_nms(
         Papandreou et al., Towards Accurate Multi-person Pose Estimation in the Wild, CVPR 2017, section 3.3; the mean
         of the areas is HRNet's.
     """
-    p, s, a = _double(points), _double(scores), _double(areas)
+    p = _double(points)
+    s, a = _double(scores, p), _double(areas, p)
     if p.dim() != 3 or s.shape != p.shape[:1] or a.shape != p.shape[:1]:
         raise ValueError(
             f"oks_nms: points, scores and areas must be (N, K, 2), (N,) and (N,), got {tuple(p.shape)}, "
@@ -112,7 +114,8 @@ def instance_scores(box_scores: Numbers, joint_scores: Numbers, threshold: float
     Source:
         Xiao et al., ECCV 2018; the released code.
     """
-    boxes, joints = _double(box_scores), _double(joint_scores)
+    joints = _double(joint_scores)
+    boxes = _double(box_scores, joints)
     if boxes.dim() != 1 or joints.dim() != 2 or len(boxes) != len(joints):
         raise ValueError(
             f"instance_scores: box_scores and joint_scores must be (N,) and (N, K), got {tuple(boxes.shape)} and "
@@ -218,7 +221,8 @@ def pck(prediction: Numbers, target: Numbers, visible: Numbers, norm: Numbers, t
     Source:
         Yang and Ramanan, Articulated Human Detection with Flexible Mixtures of Parts, PAMI 2013.
     """
-    p, t, unit = _double(prediction), _double(target), _double(norm)
+    p = _double(prediction)
+    t, unit = _double(target, p), _double(norm, p)
     counted = torch.as_tensor(visible, device=p.device) > 0
     if p.dim() != 3 or p.shape[-1] != 2 or t.shape != p.shape:
         raise ValueError(
@@ -252,8 +256,8 @@ def torso_norm(target: Numbers, prediction: Numbers, skeleton: Skeleton) -> Tens
     Returns:
         (N,) float64, pixels.
     """
-    ends = skeleton.index("left_shoulder"), skeleton.index("right_hip")
-    torso, fallback = ((p[:, ends[0]] - p[:, ends[1]]).norm(dim=-1) for p in map(_double, (target, prediction)))
+    t, ends = _double(target), (skeleton.index("left_shoulder"), skeleton.index("right_hip"))
+    torso, fallback = ((p[:, ends[0]] - p[:, ends[1]]).norm(dim=-1) for p in (t, _double(prediction, t)))
     return torch.where(torso < 1, fallback, torso)
 
 
@@ -309,8 +313,8 @@ def pckh(
 _SPACING = math.ulp(1.0)  # COCO's guard for areas of 0
 
 
-def _double(values: Numbers) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float64)
+def _double(values: Numbers, beside: Tensor | None = None) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64, device=None if beside is None else beside.device)
 
 
 def _json(content: Any) -> Any:
