@@ -47,9 +47,9 @@ def picture(bodies, size=(96, 128), background=GREY):
     return image
 
 
-def walk(frames=10, size=(96, 128)):
-    """Boxes, frame by frame, of two people who pass each other, and the pictures of them."""
-    bodies = [[(8 + 2 * t, 12, 40, 72), (78 - 2 * t, 16, 36, 66)] for t in range(frames)]
+def walk(frames=10, size=(96, 192)):
+    """Boxes, frame by frame, of two people who walk towards each other, and the pictures of them."""
+    bodies = [[(8 + 2 * t, 12, 40, 72), (140 - 2 * t, 16, 36, 66)] for t in range(frames)]
     return bodies, [picture(body, size) for body in bodies]
 
 

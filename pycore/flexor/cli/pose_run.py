@@ -235,10 +235,8 @@ def _warnings(results: Sequence[Result], boxes: Boxes, how: Recipe) -> list[str]
     if len(results) == 1 and how.window != (0,):
         found.append(f"one frame: it stands in for the others that {how.name} looks at")
     if unusable:
-        first = unusable[0]
-        found.append(
-            f"{len(unusable)} of {len(results)} frames without poses, first frame {first.frame}: {first.error}"
-        )
+        first = f"frame {unusable[0].frame}: {unusable[0].error}"
+        found.append(f"{len(unusable)} of {len(results)} frames could not be used, the first is {first}")
     file = _box_file(boxes)
     return found + (file.warnings if file else [])
 
@@ -264,7 +262,7 @@ def _told_of_full_disks(out: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise OSError(
-            f"{out}: {error.strerror}; the frames that were done are kept, the same command goes on"
+            f"{out}: {error.strerror}; the frames that were done are kept, the same command goes on from there"
         ) from None
 
 

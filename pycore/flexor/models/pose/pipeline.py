@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .boxes import Boxes, Rows, WholeFrame
 from .decode import decode_heatmaps, decode_simcc, flip_heatmaps, flip_simcc, heatmap_to_image
 from .geometry import crop, crop_affine
-from .inference import fuse_batch_norm
+from .inference import for_inference
 from .journal import Journal
 from .metrics import instance_scores
 from .recipe import Maps, Recipe, recipe
@@ -51,7 +51,7 @@ class Estimator:
     ) -> None:
         if flip and recipe.step is not None:
             raise NotImplementedError(f"{recipe.name} is recurrent: its states cannot be mirrored, leave flip out")
-        self.model, self.recipe = fuse_batch_norm(model).to(device), recipe
+        self.model, self.recipe = for_inference(model).to(device), recipe
         self.flip, self.batch, self.device = flip, batch, device
         self.seconds = 0.0
 
@@ -214,10 +214,11 @@ class Pipeline:
         try:
             for window in windows(ahead(shots(frames)), self.estimator.recipe.window):
                 frame = window[0]
+                rows = self._rows(frame)
                 if frame.index < len(done):
                     yield frame, self._again(done[frame.index])
                     continue
-                waiting.append((window, self._rows(frame)))
+                waiting.append((window, rows))
                 people = sum(len(rows) for _, rows in waiting)
                 if alone or max(people, len(waiting)) >= self.estimator.batch:
                     yield from self._step(waiting)
