@@ -20,7 +20,8 @@ void check(const Conv3x3Params& p) {
   constexpr int64_t kMost = int64_t{1} << 24;  // so that no product of sizes overflows
   checks.require(p.dilation >= 1 && p.dilation < kMost && p.input.size[2] < kMost && p.input.size[3] < kMost,
                  "dilation must be positive, it and the sizes below 2^24");
-  checks.require(c >= 1 && o >= 1, "weight must not be empty");
+  checks.require(c >= 1 && o >= 1 && p.input.size[2] >= 1 && p.input.size[3] >= 1,
+                 "input and weight must have no empty dimension but the batch");
   checks.shape(p.weight, {o, c, 3, 3}, "weight must be (O, C, 3, 3)");
   checks.shape(p.output, {b, o, p.input.size[2], p.input.size[3]}, "output must be (B, O, H, W)");
   if (p.bias) checks.shape(p.bias, {o}, "bias must be (O,)");

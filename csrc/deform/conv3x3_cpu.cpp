@@ -34,7 +34,8 @@ struct Cut {
 
   Cut(const TensorView& image, int64_t dilation, int64_t tiles)
       : rows{image.size[2], dilation}, columns{image.size[3], dilation} {
-    columns_at_once = smaller(columns.count(), larger<int64_t>(1, tiles / dilation) * dilation);
+    const int64_t all = columns.count(), periods = larger<int64_t>(1, tiles / dilation);
+    columns_at_once = all <= tiles ? all : smaller(all, periods * dilation);
     rows_at_once = smaller(rows.count(), larger<int64_t>(1, tiles / columns_at_once));
     stretches = ceil_div(columns.count(), columns_at_once), bands = ceil_div(rows.count(), rows_at_once);
   }
@@ -97,7 +98,11 @@ class Forward {
  public:
   Forward(const TensorView& input, const TensorView& weight, const TensorView& bias, const TensorView& output,
           int64_t dilation)
-      : input_(input), weight_(weight), bias_(bias), output_(output), cut_(output, dilation, kTiles) {
+      : input_(input),
+        weight_(weight),
+        bias_(bias),
+        output_(output),
+        cut_(output, dilation, weight.size[1] > kDepth ? kTiles / 2 : kTiles) {
     channels_ = weight.size[1], outputs_ = weight.size[0];
     vectors_ = ceil_div(outputs_, kLanes<T>);
     depth_ = smaller(kDepth, round_up(channels_, kLanes<T>));
