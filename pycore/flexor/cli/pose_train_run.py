@@ -21,9 +21,7 @@ from ..models.pose.training_settings import DataSettings, read_settings
 CHECKPOINT, WEIGHTS, METRICS, RENDERED = "checkpoint.safetensors", "weights.safetensors", "metrics.json", "rendered"
 
 
-def train(
-    config: Path, out: Path, model: str | None, assets: Path, half: bool, device: str, console: Console
-) -> None:
+def train(config: Path, out: Path, model: str | None, assets: Path, half: bool, device: str, console: Console) -> None:
     """Train to the end from where the folder stands, and write weights and metrics."""
     settings = read_settings(config)
     settings = dataclasses.replace(settings, model=model) if model else settings

@@ -84,7 +84,9 @@ def view(
         half = half_body(joints, visible, skeleton, rng)
         if half is not None:
             box, enlarge = half, enlarge * HALF_BODY_ENLARGE / ENLARGE
-    factor = float(np.clip(1 + augmentation.scale * rng.standard_normal(), 1 - augmentation.scale, 1 + augmentation.scale))
+    factor = float(
+        np.clip(1 + augmentation.scale * rng.standard_normal(), 1 - augmentation.scale, 1 + augmentation.scale)
+    )
     turn = 0.0
     if rng.random() < augmentation.rotate:
         limit = 2 * augmentation.rotation

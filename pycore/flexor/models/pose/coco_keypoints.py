@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""People of a data set in COCO's format, cut out for training and measuring: COCO itself, PoseTrack18, rendered ones."""
+"""People of a data set in COCO's format, cut out for training and measuring: COCO, PoseTrack18, rendered ones."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ class CocoKeypoints:
         except OSError as error:
             raise ValueError(f"{annotations}: {error.strerror}") from None
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise ValueError(f"{annotations}: not COCO keypoint annotations ({type(error).__name__}: {error})") from None
+            raise ValueError(
+                f"{annotations}: not COCO keypoint annotations ({type(error).__name__}: {error})"
+            ) from None
         self.sha256 = hashlib.sha256(raw).hexdigest()
         self.images: list[dict[str, Any]] = records
         self._order = [names.index(joint) if joint in names else -1 for joint in recipe.skeleton.joints]

@@ -91,7 +91,9 @@ class Studio:
         if rng.random() < 0.4:
             before = self._things[rng.integers(len(self._things))]
             if rng.random() < 0.4:
-                before = np.dstack([self._patches[rng.integers(len(self._patches))], np.full((PATCH, PATCH), 255, np.uint8)])
+                before = np.dstack(
+                    [self._patches[rng.integers(len(self._patches))], np.full((PATCH, PATCH), 255, np.uint8)]
+                )
             pixels, hidden = put_before(pixels, before, boxes[0], rng)
             seen &= ~hidden(joints)
         annotations = [
@@ -119,7 +121,8 @@ class Studio:
         vertices, normals = vertices @ turn.T, normals @ turn.T
         vertices[:, 2] -= vertices[:13380, 2].min()
         if place:
-            vertices[:, :2] += np.float32([rng.choice([-1, 1]) * rng.uniform(0.15, 1.3), rng.uniform(-0.9, 2.5)])
+            aside = [rng.choice([-1, 1]) * rng.uniform(0.15, 1.3), rng.uniform(-0.9, 2.5)]
+            vertices[:, :2] += np.array(aside, np.float32)
         return Person(vertices, normals, outfit(rng, len(self._patches)))
 
     def _surroundings(self, rng: np.random.Generator) -> tuple[int, Any, Light, float]:
@@ -158,15 +161,13 @@ class Studio:
             points, far = camera.project(self._bodies.joints(person.vertices))
             joints.append(points)
             away.append(far)
-        points, far = np.array(joints), np.array(away)
+        points, depths = np.array(joints), np.array(away)
         cells = np.clip(np.round(points / cell), -1, [width // cell, height // cell]).astype(int) + 1
         nearest = depth[cells[..., 1] * (width // cell + 2) + cells[..., 0]]
-        return points, np.array(boxes), far - nearest < _DEPTH
+        return points, np.array(boxes), depths - nearest < _DEPTH
 
 
-def render(
-    settings: RenderSettings, assets: Path, out: Path, done: Callable[[int], None] = lambda count: None
-) -> Path:
+def render(settings: RenderSettings, assets: Path, out: Path, done: Callable[[int], None] = lambda count: None) -> Path:
     """Write a set of pictures with their annotations; where some are there already, only the others are drawn.
 
     Args:
@@ -194,7 +195,9 @@ def render(
         height, width = record["size"]
         images.append({"id": number, "file_name": f"{name}.jpg", "height": height, "width": width})
         for person in record["people"]:
-            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, **person})
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, **person}
+            )
         done(number + 1)
     category = {"id": 1, "name": "person", "keypoints": list(COCO17.joints), "skeleton": []}
     whole = {"images": images, "annotations": annotations, "categories": [category]}
@@ -205,7 +208,7 @@ def render(
 def _annotation(joints: Array, seen: NDArray[np.bool_], box: Array, size: tuple[int, int]) -> dict[str, Any] | None:
     """COCO's record of a person; None for one that is too small or too much outside."""
     limit = np.array(size[::-1])
-    inside = ((joints > -0.5) & (joints < limit - 0.5)).all(-1)
+    inside: NDArray[np.bool_] = ((joints > -0.5) & (joints < limit - 0.5)).all(-1)
     low, high = box[:2].clip(0, limit), box[2:].clip(0, limit)
     width, height = high - low
     if inside.sum() < 5 or (inside & seen).sum() < 4 or height < 40 or width < 12:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -148,7 +149,9 @@ class Bodies:
         affine = np.concatenate([bones, shifts[..., None]], -1).reshape(-1, 12).astype(np.float32)
         blended = (self._skin @ affine).reshape(-1, 3, 4)
         linear = blended[..., :3]
-        return (linear @ figure.vertices[..., None])[..., 0] + blended[..., 3], (linear @ figure.normals[..., None])[..., 0]
+        return (linear @ figure.vertices[..., None])[..., 0] + blended[..., 3], (linear @ figure.normals[..., None])[
+            ..., 0
+        ]
 
 
 def _place(bone: str) -> tuple[str, str, float]:
@@ -190,7 +193,7 @@ def _straighten(heads: Array, bones: list[str]) -> Array:
     for side in (".L", ".R"):
         for limb in (("upperarm", "lowerarm", "wrist"), ("upperleg", "lowerleg", "foot")):
             upper = np.eye(3)
-            for start, end in zip(limb, limb[1:], strict=False):
+            for start, end in pairwise(limb):
                 bone = at[end + ("" if end in ("wrist", "foot") else "01") + side] - at[start + "01" + side]
                 upper = _shortest(upper @ bone, down) @ upper
                 turns[start, side] = upper

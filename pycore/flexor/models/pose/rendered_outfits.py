@@ -59,7 +59,9 @@ def _upper(rng: np.random.Generator, body: Array, patches: int) -> list[Layer]:
     bare = [Layer(ARMS, body), Layer(TRUNK, body)]
     if rng.random() < 0.03:
         return bare
-    sleeve = float(rng.choice([rng.uniform(-0.05, 0.1), rng.uniform(0.3, 0.75), rng.uniform(1.6, 2.0)], p=[0.12, 0.45, 0.43]))
+    sleeve = float(
+        rng.choice([rng.uniform(-0.05, 0.1), rng.uniform(0.3, 0.75), rng.uniform(1.6, 2.0)], p=[0.12, 0.45, 0.43])
+    )
     low = float(rng.uniform(-0.14, 0.1) if rng.random() < 0.9 else rng.uniform(0.1, 0.25))
     limits = (low, float(rng.uniform(0.5, 0.575)), sleeve)
     shirt = _cloth(rng, SHIRT, limits, float(rng.choice([0.008, 0.018, 0.03, 0.045])), patches)
@@ -98,7 +100,11 @@ def _head(rng: np.random.Generator, hair: Array) -> list[Layer]:
         return []
     if kind < 0.2:  # a hat, a helmet, a scarf
         cover = np.stack([_colour(rng), _colour(rng)])
-        return [Layer(HAIR, cover, limits=(-0.2, float(rng.uniform(0.71, 0.76)), 0.0), loose=float(rng.uniform(0.012, 0.05)))]
+        return [
+            Layer(
+                HAIR, cover, limits=(-0.2, float(rng.uniform(0.71, 0.76)), 0.0), loose=float(rng.uniform(0.012, 0.05))
+            )
+        ]
     layers = [Layer(HAIR, colours, limits=line, loose=float(rng.uniform(0.004, 0.03)), seed=float(rng.uniform(0, 9)))]
     if kind > 0.65:
         layers.append(Layer(LOOSE_HAIR, colours, seed=float(rng.uniform(0, 9))))
@@ -113,7 +119,9 @@ def _cloth(
     scale = float(np.exp(rng.uniform(np.log(3), np.log(30))))
     colours = np.stack([_colour(rng), _colour(rng)])
     shine = float(max(rng.normal(0, 0.15), 0))
-    return Layer(kind, colours, pattern, scale, limits, loose, int(rng.integers(patches)), shine, float(rng.uniform(0, 9)))
+    return Layer(
+        kind, colours, pattern, scale, limits, loose, int(rng.integers(patches)), shine, float(rng.uniform(0, 9))
+    )
 
 
 def _colour(rng: np.random.Generator) -> Array:

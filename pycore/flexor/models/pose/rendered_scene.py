@@ -131,7 +131,9 @@ class Stage:
             [gl.renderbuffer(size[::-1], 4, samples=4)], gl.depth_renderbuffer(size[::-1], samples=4)
         )
         gl.cull_face = "back"
-        self._noise = gl.texture3d((32, 32, 32), 4, np.random.default_rng(0).integers(0, 256, 4 << 15, np.uint8).tobytes())
+        self._noise = gl.texture3d(
+            (32, 32, 32), 4, np.random.default_rng(0).integers(0, 256, 4 << 15, np.uint8).tobytes()
+        )
         self._backdrop = gl.program(BACKGROUND_VERTEX, BACKGROUND_FRAGMENT)
         self._quad = gl.vertex_array(self._backdrop, [])
         self._patches = gl.texture_array((PATCH, PATCH, len(patches)), 3, np.ascontiguousarray(patches).tobytes())
@@ -164,7 +166,10 @@ class Stage:
         constant = np.concatenate([canonical, _features(bodies, arm, head)], 1).astype(np.float32)
         self._constant = gl.buffer(np.ascontiguousarray(constant).tobytes())
         self._moving = gl.buffer(reserve=len(canonical) * 24)
-        self._layout = [(self._moving, "3f 3f", "position", "normal"), (self._constant, "3f 4f", "canonical", "feature")]
+        self._layout = [
+            (self._moving, "3f 3f", "position", "normal"),
+            (self._constant, "3f 4f", "canonical", "feature"),
+        ]
         self._parts = {kind: gl.buffer(part.astype(np.int32).tobytes()) for kind, part in parts.items()}
         self._arrays: dict[tuple[int, int], Any] = {}
 

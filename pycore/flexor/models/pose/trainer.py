@@ -122,11 +122,14 @@ class PoseTraining(Resumable):
         if settings.batch > len(train):
             raise ValueError(f"batch must be at most the number of people, {len(train)}, got {settings.batch}")
         if recipe.step is not None:
-            raise NotImplementedError(f"{recipe.name} is recurrent and trained on clips: flexor.models.pose.dkd_training")
+            raise NotImplementedError(
+                f"{recipe.name} is recurrent and trained on clips: flexor.models.pose.dkd_training"
+            )
         self.settings, self.recipe, self.held_out, self.device = settings, recipe, held_out, device
         self.steps = Steps(train, settings)
         torch.manual_seed(settings.seed)
-        self.network = recipe.build().to(device, memory_format=torch.channels_last)  # a tenth faster on CPUs
+        self.network = recipe.build().to(device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on CPUs
         if parallel.size() > 1:
             parallel.synchronise(self.network)
         self.average = AveragedModel(
@@ -141,6 +144,10 @@ class PoseTraining(Resumable):
             "data": {"train": train.sha256, "held_out": held_out.sha256, "people": len(train)},
         }
         super().__init__(checkpoint, POSE, both, optimiser, facts, notes or {})
+        for parameter, state in self.optimiser.state.items():  # strides decide how sums are rounded
+            for name, value in state.items():
+                if value.shape == parameter.shape:
+                    state[name] = torch.zeros_like(parameter).copy_(value)
 
     @property
     def finished(self) -> bool:
@@ -228,9 +235,7 @@ class Found:
 
 
 @torch.inference_mode()
-def evaluate(
-    network: nn.Module, recipe: Recipe, people: CocoKeypoints, device: str = "cpu", batch: int = 32
-) -> Found:
+def evaluate(network: nn.Module, recipe: Recipe, people: CocoKeypoints, device: str = "cpu", batch: int = 32) -> Found:
     """Estimate everybody in their annotated box, in evaluation mode."""
     training = network.training
     network.eval()

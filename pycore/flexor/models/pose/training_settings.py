@@ -136,10 +136,9 @@ def _fill(kind: type[Settings], content: Any, where: str) -> Settings:
 
 
 _TABLES = {"DataSettings": DataSettings, "Augmentation": Augmentation}
-_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 
-def _value(target: dataclasses.Field[Any], value: Any, where: str) -> Any:
+def _value(target: Any, value: Any, where: str) -> Any:
     kind = str(target.type)
     if kind in _TABLES:
         return _fill(_TABLES[kind], value, where)
@@ -147,6 +146,8 @@ def _value(target: dataclasses.Field[Any], value: Any, where: str) -> Any:
         if not isinstance(value, list) or not all(type(item) is int for item in value):
             raise ValueError(f"{where} must be a list of integers, got {value!r}")
         return tuple(value)
-    if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "bool"):
+    if kind == "float" and type(value) is int:
+        return float(value)
+    if type(value).__name__ != kind:
         raise ValueError(f"{where} must be {kind}, got {value!r}")
-    return float(value) if kind == "float" else value
+    return value
