@@ -24,3 +24,12 @@ def drawn_state(state: dict[str, Tensor], gain: float = 2.0) -> dict[str, Tensor
         key: drawn(key, tuple(value.shape), gain) if value.is_floating_point() else torch.tensor(7)
         for key, value in state.items()
     }
+
+
+def video_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """For DCPose and FAMI-Pose: neither the backbone's features nor the offsets of the head explode."""
+    gains = {"rough_pose_estimation_net": 0.4, "hrnet": 0.2}
+    found = {}
+    for key, value in state.items():
+        found |= drawn_state({key: value}, gains.get(key.split(".")[0], 1.0))
+    return found

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from ..ops import conv3x3
 
-_FEWEST_CHANNELS = 16  # below, and for fewer pixels, transforming costs more than the products that it saves
+_FEWEST_CHANNELS = 8  # below, and for fewer pixels, transforming costs more than the products that it saves
 _FEWEST_PIXELS = 256
 
 
 class Conv3x3(nn.Conv2d):
     """torch.nn.Conv2d of 3x3 taps at stride 1 that keeps the size, by Winograd's algorithm where that is faster.
 
-    That is in float32 on a CPU, from 16 channels and 256 pixels on; elsewhere, and where a graph is captured, it is
+    That is in float32 on a CPU, from 8 channels and 256 pixels on; elsewhere, and where a graph is captured, it is
     PyTorch's own convolution. An `isinstance` of `torch.nn.Conv2d`, with its parameters and its initialisation.
 
     Args:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,5 +18,9 @@ def conv3x3_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of `conv3x3` for (input, weight, bias), themselves convolutions, so that they differentiate."""
     grad_input = conv3x3(grad_output, weight.transpose(0, 1).flip(2, 3), None, dilation)
-    taps = F.conv2d(input.transpose(0, 1), grad_output.transpose(0, 1), stride=dilation, padding=dilation)
-    return grad_input, taps.transpose(0, 1), None if bias is None else grad_output.sum((0, 2, 3))
+    if len(input) > 0:
+        taps = F.conv2d(input.transpose(0, 1), grad_output.transpose(0, 1), stride=dilation, padding=dilation)
+        grad_weight = taps.transpose(0, 1)
+    else:  # a convolution of no channels, which torch does not differentiate
+        grad_weight = torch.zeros_like(weight)
+    return grad_input, grad_weight, None if bias is None else grad_output.sum((0, 2, 3))

@@ -14,12 +14,13 @@ from flexor.nn import Conv3x3, ModulatedDeformConv2d
 from ._checks import check_images, check_joints
 from .conv_norm import Chain, ConvNorm
 from .frozen import OnBackbone
-from .hrnet import HRNet, hrnet_w48
+from .hrnet import hrnet_w48
 from .predicted_deform import Branch, mean_of_predicted
 
 __all__ = ["DCPose", "dcpose"]
 
 DILATIONS = (3, 6, 9, 12, 15)
+KEPT_BYTES = 64 << 20  # five branches of one sample at 384x288
 _COMBINED = 64  # channels that offsets and masks are predicted from
 
 
@@ -41,6 +42,8 @@ class DCPose(OnBackbone):
         freeze_statistics: the backbone stays in evaluation mode in training too. Published: False, so that the running
             statistics of its batch norms follow the training data even where its parameters are frozen.
         backbone: estimates the heatmaps of one frame; HRNet-W48 by default, as published.
+        kept_bytes: in training, offsets and masks of as many correction branches as fit into this are kept for the
+            backward; those of the others are predicted twice. They take 12.7 MB a branch and sample at 384x288.
 
     Returns:
         The heatmaps. With `freeze_backbone=False` the pair of the backbone's heatmaps of the current frame and those:
@@ -64,10 +67,12 @@ class DCPose(OnBackbone):
         joints: int = 17,
         freeze_backbone: bool = True,
         freeze_statistics: bool = False,
-        backbone: HRNet | None = None,
+        backbone: nn.Module | None = None,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
         super().__init__(freeze_backbone, freeze_statistics)
         check_joints("DCPose", joints)
+        self.kept_bytes = kept_bytes
         self.rough_pose_estimation_net = hrnet_w48(joints) if backbone is None else backbone
         self.diff_temporal_fuse = residual_steps(4 * joints, 2 * joints, 2)
         self.support_temporal_fuse = residual_steps(3 * joints, joints, 1)
@@ -99,14 +104,15 @@ class DCPose(OnBackbone):
         differences = _interleave(from_before, from_before * to_before, from_after, from_after * to_after)
         support = self.support_temporal_fuse(_interleave(current, before * to_before, after * to_after))
         features = torch.cat((self.diff_temporal_fuse(differences), support), 1)
-        return mean_of_predicted(support, self.offset_mask_combine_conv(features), self._branches())
+        features = self.offset_mask_combine_conv(features)
+        return mean_of_predicted(support, features, self._branches(), self.kept_bytes)
 
     def _branches(self) -> list[Branch]:
         layers = zip(self.offsets_list, self.masks_list, self.modulated_deform_conv_list, strict=True)
         return [Branch(offset[0], mask[0], deform["deform_conv"]) for offset, mask, deform in layers]  # type: ignore[index]
 
     @property
-    def backbone(self) -> HRNet:
+    def backbone(self) -> nn.Module:
         return self.rough_pose_estimation_net
 
     def _initialise(self) -> None:

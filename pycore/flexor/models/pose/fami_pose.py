@@ -14,7 +14,7 @@ from flexor.ops import affine_warp2d
 from ._checks import check_images, check_joints
 from .conv_norm import Chain, ConvNorm
 from .frozen import OnBackbone
-from .hrnet import HRNet, hrnet_w48
+from .hrnet import hrnet_w48
 from .mutual_information import DIVERGENCES, Divergence, information_terms
 from .predicted_deform import Branch, predicted_deform_conv2d
 from .resnet import BasicBlock
@@ -70,7 +70,7 @@ class FAMIPose(OnBackbone):
         freeze_backbone: bool = True,
         freeze_statistics: bool = False,
         information: Divergence | None = None,
-        backbone: HRNet | None = None,
+        backbone: nn.Module | None = None,
     ) -> None:
         super().__init__(freeze_backbone, freeze_statistics)
         check_joints("FAMIPose", joints)
@@ -101,7 +101,7 @@ class FAMIPose(OnBackbone):
         self.backbone.requires_grad_(not freeze_backbone)
 
     @property
-    def backbone(self) -> HRNet:
+    def backbone(self) -> Any:
         return self.hrnet
 
     def forward(self, key: Tensor, supporting: Tensor) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, list[Tensor]]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,22 +42,40 @@ def predicted_deform_conv2d(input: Tensor, features: Tensor, branch: Branch) -> 
     return deform(input, offsets, masks)
 
 
-def mean_of_predicted(input: Tensor, features: Tensor, branches: Iterable[Branch]) -> Tensor:
+def mean_of_predicted(input: Tensor, features: Tensor, branches: Sequence[Branch], kept_bytes: int = 0) -> Tensor:
     """The mean of `predicted_deform_conv2d` over branches, with the offsets of one branch in memory at a time.
 
-    Without gradients each branch's offsets and masks are freed when its output has been added. With gradients nothing
-    of them is kept for the backward, which predicts them again, branch by branch.
+    Without gradients each branch's offsets and masks are freed when its output has been added. With gradients the
+    backward predicts them again, branch by branch, so that memory does not grow with their number.
+
+    Args:
+        input: (B, C, h, w), what is sampled.
+        features: (B, F, h, w), what offsets and masks are predicted from.
+        branches: at least one; all give as many channels.
+        kept_bytes: offsets and masks of as many branches as fit are kept for the backward instead.
+
+    Returns:
+        (B, O, h, w).
+
+    Raises:
+        ValueError: no branches.
     """
-    total, count = None, 0
+    if not branches:
+        raise ValueError("mean_of_predicted: branches must not be empty")
+    total: Tensor | None = None
     for branch in branches:
-        if torch.is_grad_enabled():
+        kept_bytes -= _predicted_bytes(features, branch)
+        if torch.is_grad_enabled() and kept_bytes < 0:
             part = checkpoint(
                 predicted_deform_conv2d, input, features, branch, use_reentrant=False, preserve_rng_state=False
             )
         else:
             part = predicted_deform_conv2d(input, features, branch)
         total = part if total is None else total.add_(part)
-        count += 1
-    if total is None:
-        raise ValueError("mean_of_predicted: branches must not be empty")
-    return total / count
+    assert total is not None
+    return total / len(branches)
+
+
+def _predicted_bytes(features: Tensor, branch: Branch) -> int:
+    channels = branch.offset.out_channels + branch.mask.out_channels
+    return features.shape[0] * channels * features.shape[2] * features.shape[3] * features.element_size()
