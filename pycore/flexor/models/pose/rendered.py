@@ -208,7 +208,7 @@ def render(settings: RenderSettings, assets: Path, out: Path, done: Callable[[in
 def _annotation(joints: Array, seen: NDArray[np.bool_], box: Array, size: tuple[int, int]) -> dict[str, Any] | None:
     """COCO's record of a person; None for one that is too small or too much outside."""
     limit = np.array(size[::-1])
-    inside: NDArray[np.bool_] = ((joints > -0.5) & (joints < limit - 0.5)).all(-1)
+    inside = np.all((joints > -0.5) & (joints < limit - 0.5), axis=-1)
     low, high = box[:2].clip(0, limit), box[2:].clip(0, limit)
     width, height = high - low
     if inside.sum() < 5 or (inside & seen).sum() < 4 or height < 40 or width < 12:

@@ -46,7 +46,8 @@ float rough(vec3 p) { return 0.6 * noise(p) + 0.4 * noise(p * 2.7); }
 bool worn() {
     float ragged = 0.02 * (noise(home * 9.0 + seed) - 0.5);
     if (KIND == 1) return home.z > limits.x + ragged && home.z < limits.y;
-    if (KIND == 2) return (mark.x > 0.0 || (home.z > limits.x + ragged && home.z < limits.y)) && mark.x < limits.z + ragged;
+    if (KIND == 2)
+        return (mark.x > 0.0 || (home.z > limits.x + ragged && home.z < limits.y)) && mark.x < limits.z + ragged;
     if (KIND == 3) return home.z < limits.y;
     if (KIND == 6) return home.z > limits.x;
     if (KIND == 10) return home.z < limits.y;
@@ -62,7 +63,8 @@ vec3 cloth(vec3 p) {
     vec3 q = p * scale;
     float along = mark.x > 0.3 ? mark.x * 0.28 * scale : q.z;
     if (PATTERN == 1) return colours[int(fract(along) > 0.5)];
-    if (PATTERN == 2) return colours[int(fract(atan(q.x, q.y + 1e-4) * scale * 0.16 + (mark.x > 0.3 ? q.y : 0.0)) > 0.5)];
+    if (PATTERN == 2)
+        return colours[int(fract(atan(q.x, q.y + 1e-4) * scale * 0.16 + (mark.x > 0.3 ? q.y : 0.0)) > 0.5)];
     if (PATTERN == 3) return mix(colours[0], colours[1], 0.5 * step(0.5, fract(along)) + 0.5 * step(0.5, fract(q.x)));
     if (PATTERN == 4) return colours[int(length(fract(q.xz) - 0.5) < 0.28)];
     if (PATTERN == 5) return colours[int(rough(q + seed) > 0.5)];
