@@ -10,11 +10,12 @@ import torch
 from flexor.models.pose.dcpose import dcpose
 from flexor.models.pose.dkd import DKD
 from flexor.models.pose.hrnet import HRNet, hrnet_w32, hrnet_w48
-from flexor.models.pose.inference import fuse_batch_norm
+from flexor.models.pose.inference import for_inference
 from flexor.models.pose.okdhp import okdhp
 from flexor.models.pose.resnet import BasicBlock, Bottleneck, ResNet
 from flexor.models.pose.rtmpose import RTMPose, rtmpose
 from flexor.models.pose.simple_baseline import SimpleBaseline, simple_baseline
+from flexor.nn import Conv3x3
 from flexor.testing import assert_close, error
 from pose_weights import drawn, drawn_state
 from torch import nn
@@ -145,12 +146,14 @@ def test_initialisation():
 
 
 @pytest.mark.parametrize("name", ["hrnet_w32", "simple_baseline_50", "rtmpose_t"])
-def test_fuse_batch_norm(name):
+def test_for_inference(name):
     """The same numbers, without and with channels last; the network itself is as it was."""
     model, images = loaded(name)
-    fused, before = fuse_batch_norm(model.train()), {k: v.clone() for k, v in model.state_dict().items()}
+    fused, before = for_inference(model.train()), {k: v.clone() for k, v in model.state_dict().items()}
     assert model.training and not fused.training and not any(p.requires_grad for p in fused.parameters())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert not any(isinstance(module, Conv3x3) for module in model.modules())
+    assert any(isinstance(module, Conv3x3) for module in fused.modules())
     assert all(p.requires_grad for p in model.parameters())
     with torch.no_grad():
         exact = tensors(model.eval()(images))
@@ -160,7 +163,7 @@ def test_fuse_batch_norm(name):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_fuse_batch_norm_of_the_estimators():
+def test_for_inference_of_the_estimators():
     """The networks that are built on these: their own blocks fold as well."""
     cases = [
         (dcpose(17, backbone=HRNet(8)), (drawn("frames", (1, 9, 64, 64)), torch.ones(1, 2)), 0),
@@ -169,14 +172,14 @@ def test_fuse_batch_norm_of_the_estimators():
     ]
     for model, inputs, left in cases:
         model.load_state_dict(drawn_state(model.state_dict(), gain=0.2))
-        fused, inputs = fuse_batch_norm(model.eval().double()), [input.double() * 100 for input in inputs]
+        fused, inputs = for_inference(model.eval().double()), [input.double() * 100 for input in inputs]
         assert sum(isinstance(module, nn.BatchNorm2d) for module in fused.modules()) == left, type(model).__name__
         with torch.no_grad():
             actual, expected = (getattr(output, "ensemble", output) for output in (fused(*inputs), model(*inputs)))
         assert_close(actual, expected, 1e-12, what=type(model).__name__)
 
 
-def test_fuse_batch_norm_leaves():
+def test_for_inference_leaves():
     """A norm that follows no convolution, or one of other channels, or a grouped transposed one, or is the batch's."""
     pre_activated = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 1), nn.ReLU(), nn.BatchNorm2d(6))
     elsewhere = nn.ModuleList([nn.Conv2d(4, 6, 1), nn.BatchNorm2d(4)])
@@ -184,12 +187,12 @@ def test_fuse_batch_norm_leaves():
     grouped = nn.Sequential(nn.ConvTranspose2d(4, 4, 2, groups=2), nn.BatchNorm2d(4))
     for model in (pre_activated, elsewhere, by_batch, grouped):
         kinds = [type(module) for module in model.modules()]
-        assert [type(module) for module in fuse_batch_norm(model).modules()] == kinds
+        assert [type(module) for module in for_inference(model).modules()] == kinds
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got function"):
-        fuse_batch_norm(hrnet_w32)
+        for_inference(hrnet_w32)
 
 
-def test_fuse_batch_norm_grouped():
+def test_for_inference_grouped():
     """Transposed, depth-wise, strided, dilated, with a bias: each folded as it computes."""
     model = nn.Sequential(
         nn.Conv2d(4, 8, 3, 2, 1, bias=True),
@@ -201,7 +204,7 @@ def test_fuse_batch_norm_grouped():
     ).double()
     model.load_state_dict(drawn_state(model.state_dict()))
     model.eval()
-    fused, input = fuse_batch_norm(model), torch.randn(2, 4, 9, 11, dtype=torch.float64)
+    fused, input = for_inference(model), torch.randn(2, 4, 9, 11, dtype=torch.float64)
     assert [type(layer) for layer in fused[1::2]] == [nn.Identity] * 3
     assert_close(fused(input), model(input), 1e-12)
 

@@ -5,47 +5,71 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["fuse_batch_norm"]
+from ...nn import Conv3x3
+
+__all__ = ["for_inference"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def fuse_batch_norm(model: Model) -> Model:
-    """A copy for inference alone, whose convolutions also do the batch normalisations that follow them.
+def for_inference(model: Model) -> Model:
+    """A copy for inference alone: batch norms folded into the convolutions before them, 3x3 ones by Winograd.
 
         gamma (W*x + b - mean) / sqrt(var + eps) + beta = W'*x + b'
 
     A normalisation follows a convolution where the module that holds both registers it right after it, with as many
-    channels, as every network of `flexor.models.pose` does; others stay. Both must be used nowhere else.
+    channels, as every network of `flexor.models.pose` does; others stay. Both must be used nowhere else. Convolutions
+    of stride 1 that keep the size become `flexor.nn.Conv3x3`.
 
     Args:
         model: a network of `flexor.models.pose`, or one that is written like them.
 
     Returns:
-        A copy in evaluation mode, without gradients, `torch.nn.Identity` in the place of each normalisation.
+        A copy in evaluation mode, without gradients, `torch.nn.Identity` in the place of each normalisation. Its
+        outputs differ by rounding.
 
     Raises:
         TypeError: model is no module.
 
     Source:
-        `torch.nn.utils.fusion.fuse_conv_bn_eval`.
+        `torch.nn.utils.fusion.fuse_conv_bn_eval`, `flexor.ops.conv3x3`.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"fuse_batch_norm: model must be a torch.nn.Module, got {type(model).__name__}")
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in list(fused.modules()):
+        raise TypeError(f"for_inference: model must be a torch.nn.Module, got {type(model).__name__}")
+    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in list(fast.modules()):
         children: list[tuple[str, Any]] = list(module.named_children())
         for (name, conv), (after, norm) in pairwise(children):
             if not _foldable(conv, norm):
                 continue
             setattr(module, name, fuse_conv_bn_eval(conv, norm, isinstance(conv, nn.ConvTranspose2d)))
             setattr(module, after, nn.Identity())
-    return fused
+        for name, conv in list(module.named_children()):
+            if _keeps_size(conv):
+                setattr(module, name, _by_winograd(conv))
+    return fast
+
+
+def _keeps_size(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return (
+        type(conv) is nn.Conv2d
+        and conv.kernel_size == (3, 3)
+        and conv.stride == (1, 1)
+        and conv.padding == conv.dilation == conv.dilation[:1] * 2
+        and conv.padding_mode == "zeros"
+        and conv.groups == 1
+    )
+
+
+def _by_winograd(conv: nn.Conv2d) -> Conv3x3:
+    fast = Conv3x3(conv.in_channels, conv.out_channels, conv.dilation[0], conv.bias is not None)
+    fast.weight, fast.bias = conv.weight, conv.bias
+    return fast.eval()
 
 
 def _foldable(conv: nn.Module, norm: nn.Module) -> bool:

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...nn import Conv3x3
 from ._checks import check_images, check_joints
 from .targets import joints_mse_loss
 
@@ -196,7 +195,7 @@ class PreActivationBottleneck(nn.Module):
     def __init__(self, in_channels: int, planes: int) -> None:
         super().__init__()
         self.bn1, self.conv1 = nn.BatchNorm2d(in_channels), nn.Conv2d(in_channels, planes, 1)
-        self.bn2, self.conv2 = nn.BatchNorm2d(planes), Conv3x3(planes, planes)
+        self.bn2, self.conv2 = nn.BatchNorm2d(planes), nn.Conv2d(planes, planes, 3, padding=1)
         self.bn3, self.conv3 = nn.BatchNorm2d(planes), nn.Conv2d(planes, 2 * planes, 1)
         fits = in_channels == 2 * planes
         self.downsample = None if fits else nn.Sequential(nn.Conv2d(in_channels, 2 * planes, 1))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexor.nn import Conv3x3
 
 from ._checks import check_images
 
@@ -82,9 +81,11 @@ class Bottleneck(nn.Module):
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution without bias, by the faster algorithm where there is one."""
-    if stride == 1:
-        return Conv3x3(inputs, outputs, bias=False)
+    """A 3x3 convolution without bias.
+
+    PyTorch's, so that float32 gradients are those of the original: another order of summation switches some ReLUs.
+    `for_inference` puts the faster algorithm in its place.
+    """
     return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
 
 
