@@ -269,7 +269,7 @@ def test_a_shift_of_all_supports_is_undone():
         last.weight.zero_()
         last.bias.copy_(torch.tensor([2.0, 0.0]))
         still = torch.randn(1, 48, 72, 72)
-        moved = model._moved(still.roll(-2, 3), still)
+        moved = model.move(still.roll(-2, 3), still)
     assert_close(moved[..., 2:], still[..., 2:], 1e-5)
     assert not moved[..., :2].any()
 

@@ -97,6 +97,11 @@ class DCPose(OnBackbone):
 
     def correct(self, rough: Tensor, margin: Tensor) -> Tensor:
         """Everything behind the backbone: its heatmaps (3*B, joints, h, w) of all current, previous and next frames."""
+        support, features = self.merge(rough, margin)
+        return mean_of_predicted(support, features, self.branches(), self.kept_bytes)
+
+    def merge(self, rough: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
+        """The support (B, joints, h, w), which is corrected, and the features (B, 64, h, w) that say how."""
         current, before, after = rough.chunk(3)
         shares = (margin.to(rough) / margin.sum(1, keepdim=True))[..., None, None, None]
         to_before, to_after = shares[:, 1], shares[:, 0]
@@ -104,10 +109,10 @@ class DCPose(OnBackbone):
         differences = _interleave(from_before, from_before * to_before, from_after, from_after * to_after)
         support = self.support_temporal_fuse(_interleave(current, before * to_before, after * to_after))
         features = torch.cat((self.diff_temporal_fuse(differences), support), 1)
-        features = self.offset_mask_combine_conv(features)
-        return mean_of_predicted(support, features, self._branches(), self.kept_bytes)
+        return support, self.offset_mask_combine_conv(features)
 
-    def _branches(self) -> list[Branch]:
+    def branches(self) -> list[Branch]:
+        """The correction branches, one a dilation."""
         layers = zip(self.offsets_list, self.masks_list, self.modulated_deform_conv_list, strict=True)
         return [Branch(offset[0], mask[0], deform["deform_conv"]) for offset, mask, deform in layers]  # type: ignore[index]
 

@@ -127,21 +127,23 @@ class FAMIPose(OnBackbone):
     def align(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Everything behind the backbone: (5*B, 48, h, w), key frames first, to (heatmaps, merged, joined)."""
         key, *supporting = features.chunk(1 + SUPPORTS)
-        merged = self.sup_agg_block(torch.cat([self._moved(each, key) for each in supporting], 1))
+        merged = self.sup_agg_block(torch.cat([self.move(each, key) for each in supporting], 1))
         steering = self.combined_feat_layers(torch.cat((merged, key), 1))
         for number in (1, 2):
-            steering = predicted_deform_conv2d(steering, steering, self._branch(number))
-        aligned = predicted_deform_conv2d(merged, steering, self._branch(3))
-        aligned = predicted_deform_conv2d(aligned, aligned, self._branch(4))
+            steering = predicted_deform_conv2d(steering, steering, self.branch(number))
+        aligned = predicted_deform_conv2d(merged, steering, self.branch(3))
+        aligned = predicted_deform_conv2d(aligned, aligned, self.branch(4))
         joined = self.init_feature_agg_block(torch.cat((key, aligned), 1))
         return self.agg_final_layer(joined), merged, joined
 
-    def _moved(self, features: Tensor, key: Tensor) -> Tensor:
+    def move(self, features: Tensor, key: Tensor) -> Tensor:
+        """Global alignment: features (B, 48, h, w), shifted so that they meet those of the key frame."""
         shift = self.feat_global_offset_layers(features - key)
         still = torch.eye(2, dtype=shift.dtype, device=shift.device).expand(len(shift), 2, 2)
         return affine_warp2d(features, torch.cat((still, shift[..., None]), 2))
 
-    def _branch(self, number: int) -> Branch:
+    def branch(self, number: int) -> Branch:
+        """Local alignment 1 to 4: its two convolutions and the layer that they steer."""
         offset, mask = (self.get_submodule(f"dcn_{kind}_{number}.conv") for kind in ("offset", "mask"))
         return Branch(offset, mask, self.get_submodule(f"dcn_{number}"))  # type: ignore[arg-type]
 
