@@ -36,8 +36,14 @@ def in_one_line() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         fail(f"pose needs the package {error.name}: pip install 'flexor[cli]'")
-    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+    except (ValueError, TypeError, NotImplementedError, OSError, ImportError) as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        fail("stopped; the frames that were done are kept, the same command goes on from there")
+    except (MemoryError, RuntimeError) as error:  # torch's allocator raises the latter
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        fail("not enough memory; a smaller --batch needs less")
 
 
 @pose_app.command()

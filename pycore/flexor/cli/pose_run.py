@@ -166,6 +166,7 @@ def _follow(clip: Clip, pipeline: Pipeline, how: Recipe, out: Path, settings: Se
                 broken = error
         behind.close()
     except BaseException:
+        behind.stop()
         pictures.close(keep=False)
         raise
     pictures.close()

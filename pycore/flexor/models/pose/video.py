@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -296,9 +297,17 @@ class Behind(Generic[T]):
 
     def close(self) -> None:
         """Waits for the items that were put."""
+        self._end()
+        self._raise()
+
+    def stop(self) -> None:
+        """Waits for the item in work, and leaves the others."""
+        self._error = self._error or InterruptedError()
+        self._end()
+
+    def _end(self) -> None:
         self._items.put(None)
         self._thread.join()
-        self._raise()
 
     def _run(self) -> None:
         while (item := self._items.get()) is not None:
@@ -338,9 +347,11 @@ class Movie:
         try:
             if keep and self._stream is not None:
                 self._container.mux(self._stream.encode(None))
-            self._container.close()
-            if keep and self._stream is not None:
+                self._container.close()
                 self._part.replace(self.path)
+            else:
+                with suppress(av.FFmpegError):  # on a full disk
+                    self._container.close()
         finally:
             self._part.unlink(missing_ok=True)
 
