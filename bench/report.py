@@ -38,7 +38,7 @@ def main() -> int:
     try:
         loaded = [(file, bench.load(file)) for file in files]
         found = [results for _, results in loaded if results.get("family") in bench.FAMILIES]
-        rates = [compare.load(file) for file, results in loaded if results.get("family") == compare.FAMILY]
+        rates = [(file.stem, compare.load(file)) for file, results in loaded if results.get("family") == compare.FAMILY]
         base = bench.load(options.base) if options.base else None
     except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
@@ -46,9 +46,9 @@ def main() -> int:
     if not found and not rates:
         print("report: no results; make bench writes them", file=sys.stderr)
         return 2
-    for points in rates:
+    for block, points in rates:
         if options.write:
-            write_block(RATE_DISTORTION, compare.FAMILY, compare.markdown(points))
+            write_block(RATE_DISTORTION, block, compare.markdown(points))
         elif base is None:
             print(compare.markdown(points))
     for results in found:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 from ._checks import check_images
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet"]
