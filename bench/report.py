@@ -24,6 +24,7 @@ DOCUMENTS = {
     "intra": ((ROOT / "README.md", False), (ROOT / "docs" / "intra.md", True)),
     "hevc": ((ROOT / "README.md", False), (ROOT / "docs" / "hevc.md", True)),
     "hevc_encode": ((ROOT / "docs" / "hevc.md", True),),
+    "pose": ((ROOT / "docs" / "pose_models.md", True),),
     "sparse": ((ROOT / "README.md", False), (ROOT / "docs" / "sparse.md", True)),
 }
 

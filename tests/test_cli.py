@@ -145,7 +145,7 @@ def test_info_shows_backends():
 def test_bench_refuses_an_unknown_family():
     result = run("bench", "knitting")
     assert result.exit_code == 2
-    families = "deform, warp, dynamic, match, grid, sparse, intra, hevc"
+    families = "deform, warp, dynamic, match, grid, sparse, intra, hevc, hevc_encode, pose"
     assert f"family must be one of {families}, got knitting" in result.stderr
 
 

@@ -16,7 +16,7 @@ from types import ModuleType
 from . import machine
 from .contest import Contest, Record, run
 
-FAMILIES = ("deform", "warp", "dynamic", "match", "grid", "sparse", "intra", "hevc", "hevc_encode")
+FAMILIES = ("deform", "warp", "dynamic", "match", "grid", "sparse", "intra", "hevc", "hevc_encode", "pose")
 
 
 def family_module(family: str) -> ModuleType:

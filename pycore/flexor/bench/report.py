@@ -25,6 +25,7 @@ def markdown(results: dict, everything: bool = True) -> str:
             peer_table(results),
             *gain_tables(results),
             memory_table(results),
+            parts_table(results),
         ]
     if everything:
         tables = [f"#### {title}\n\n{table}" for title, table in time_tables(results)]
@@ -124,6 +125,19 @@ def memory_table(results: dict) -> str:
     rows = [[case, *(_mib(sizes[name]) for name in names)] for case, sizes in memory.items()]
     work = getattr(family_module(results["family"]), "MEMORY", "forward + backward")
     return _table([f"{work}, peak memory beyond the tensors", *names], rows)
+
+
+def parts_table(results: dict) -> str:
+    """Where the time of whole networks goes."""
+    parts: dict[str, dict[str, float]] | None = results.get("parts_ms")
+    if not parts:
+        return ""
+    rows = [
+        [network, part, f"{ms:.3g}", f"{ms / sum(of_all.values()):.0%}"]
+        for network, of_all in parts.items()
+        for part, ms in of_all.items()
+    ]
+    return _table(["network", "part", "ms", "share"], rows)
 
 
 def deform_goals(results: dict) -> str:

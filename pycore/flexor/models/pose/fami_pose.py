@@ -158,7 +158,11 @@ class FAMIPose(OnBackbone):
 
 def _blocks(inputs: int, outputs: int, blocks: int) -> Chain:
     """So many residual blocks in a row, the first of which changes the channels."""
-    return Chain(BasicBlock(inputs, outputs), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+    chain = [BasicBlock(inputs, outputs), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1))]
+    for block, channels in zip(chain, (inputs, outputs, outputs), strict=False):
+        block.conv1 = Conv3x3(channels, outputs, bias=False)
+        block.conv2 = Conv3x3(outputs, outputs, bias=False)
+    return Chain(*chain)
 
 
 def _steering_conv(outputs: int) -> nn.ModuleDict:
