@@ -86,7 +86,7 @@ class HeadContest(Contest):
 
     op: ClassVar[str] = HEAD
     other_work: ClassVar[tuple[str, ...]] = (DENSE,)
-    tensors: ClassVar[tuple[str, ...]] = ("output", "grad of a deformable layer", "grad of its offsets' convolution")
+    tensors: ClassVar[tuple[str, ...]] = ("output", "norms of two gradients")
 
     height: int = HEIGHT // 4
     width: int = WIDTH // 4
@@ -151,7 +151,10 @@ def _head_parameters(model: Any) -> list[Tensor]:
 
 
 def _training_step(model: Any, head: Callable[[], Tensor], case: str) -> Call:
-    """Gradients of all parameters of the head; two are shown: those before a batch norm are noise where it is 0."""
+    """Gradients of all parameters of the head; the norms of two are shown.
+
+    Single entries jump where rounding moves a sample across a pixel, and those of biases before a batch norm are noise.
+    """
     branch = model.branches()[0] if case == DCPOSE else model.branch(4)
     wanted = _head_parameters(model)
     shown = [branch.deform.weight, branch.offset.weight]
@@ -160,7 +163,7 @@ def _training_step(model: Any, head: Callable[[], Tensor], case: str) -> Call:
         output = head()
         grads = torch.autograd.grad(output, wanted, torch.ones_like(output))
         found = {id(parameter): grad for parameter, grad in zip(wanted, grads, strict=True)}
-        return output.detach(), *(found[id(parameter)] for parameter in shown)
+        return output.detach(), torch.stack([found[id(parameter)].norm() for parameter in shown])
 
     return step
 
