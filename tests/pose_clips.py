@@ -4,6 +4,7 @@
 A joint is where its colour is, so that every pose that the pipeline gives can be checked.
 """
 
+import json
 import os
 import signal
 import sys
@@ -15,9 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from flexor.models.pose import recipe as recipes
+from flexor.models.pose.boxes import FromFile
 from flexor.models.pose.geometry import MEAN, STD
 from flexor.models.pose.recipe import Recipe
 from flexor.models.pose.skeleton import COCO17
+from flexor.models.pose.video import Clip, Frame
 from torch import nn
 
 LEVELS = (20, 130, 240)
@@ -62,6 +65,19 @@ def write_video(path, pictures, codec="ffv1", pixels="bgr0", rate=Fraction(12)):
             file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)))
         file.mux(stream.encode(None))
     return path
+
+
+def frames_of(pictures, shot=0):
+    return [Frame(index, image, shot, "clip") for index, image in enumerate(pictures)]
+
+
+def boxes_file(tmp_path, content, clip, name="boxes.json", **options):
+    (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return FromFile(tmp_path / name, clip, **options)
+
+
+def video(frames=3, size=(128, 96)):
+    return Clip("clip", iter(()), True, size, None, frames)
 
 
 class Colours(nn.Module):

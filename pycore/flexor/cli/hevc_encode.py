@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import av
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import _C
 from ..codec import hevc
 from .hevc_files import OutputError
 from .hevc_sources import Pictures, open_pictures
+from .progress import counted
 
 STREAMS = (".hevc", ".h265", ".265", ".bit")
 CONTAINERS = (".mp4", ".mov", ".mkv")
@@ -117,7 +117,7 @@ def _whole_file(path: Path) -> Iterator[Path]:
 def _write(stream: Path, encoder: hevc.Encoder, pictures: Pictures, name: str, frames: int | None) -> int:
     total = min(filter(None, (pictures.count, frames)), default=None)
     count = 0
-    with stream.open("wb") as file, _progress(name, total) as advance:
+    with stream.open("wb") as file, counted(name, total, "pictures") as advance:
         for picture in islice(pictures.pictures, frames):
             data = encoder.encode(picture)
             count += 1
@@ -143,20 +143,3 @@ def _mux(stream: Path, out: Path, fps: Fraction) -> None:
             packet.pts = packet.dts = number
             packet.duration = 1
             container.mux(packet)
-
-
-@contextmanager
-def _progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Pictures done and pictures a second; nothing where stderr is no terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(30),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.2f} pictures a second"),
-        TimeRemainingColumn(),
-    )
-    start = time.perf_counter()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=total, rate=0.0)
-        yield lambda count: bar.update(task, completed=count, rate=count / (time.perf_counter() - start))

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import flexor
 
@@ -31,6 +30,7 @@ from ..models.pose.recipe import Recipe, recipe
 from ..models.pose.results import Result, coco_results, posetrack_results
 from ..models.pose.video import Behind, Clip, Frame, Movie, Picture, SourceError, ahead, open_clip, shots
 from .pose_pictures import ContactSheet, draw
+from .progress import counted
 
 FPS = Fraction(25)  # of a video that does not say
 RANDOM, SEED = "random", 0
@@ -157,7 +157,7 @@ def _follow(clip: Clip, pipeline: Pipeline, how: Recipe, out: Path, settings: Se
     behind = Behind[Job](pictures.add)
     broken = None
     try:
-        with _progress(clip.name, total) as advance:
+        with counted(clip.name, total, "frames") as advance:
             try:
                 for frame, result in pipeline.run(frames):
                     behind.put((frame, result))
@@ -265,20 +265,3 @@ def _told_of_full_disks(out: Path) -> Iterator[None]:
         raise OSError(
             f"{out}: {error.strerror}; the frames that were done are kept, the same command goes on from there"
         ) from None
-
-
-@contextmanager
-def _progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Frames done and frames a second; nothing where stderr is no terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(30),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.2f} frames a second"),
-        TimeRemainingColumn(),
-    )
-    start = time.perf_counter()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=total, rate=0.0)
-        yield lambda count: bar.update(task, completed=count, rate=count / (time.perf_counter() - start))
