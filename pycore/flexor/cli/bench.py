@@ -32,6 +32,10 @@ HEADINGS = {
     "flexor, float32": "flexor\nfloat32",
     "gather-mm-add": "gather-\nmm-add",
     "SparseConvNet": "Sparse-\nConvNet",
+    "x265 ultrafast": "x265 ul-\ntrafast",
+    "x265 medium": "x265\nmedium",
+    "x265 veryslow, tskip": "x265 very-\nslow, tskip",
+    "x265 medium, 1 thread": "x265 me-\ndium, 1 th.",
 }
 
 
