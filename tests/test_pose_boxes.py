@@ -20,7 +20,10 @@ def test_boxes_of_csv(tmp_path):
     boxes = boxes_file(tmp_path, text, video(), "boxes.csv")
     assert rows(boxes, 0) == [[1, 2, 30, 40, 0.5], [5, 6, 7, 8, 1]]
     assert rows(boxes, 1) == [] and rows(boxes, 2) == [[-4, 0, 20, 30, 0.9]]
-    assert boxes.warnings == ["1 boxes reach beyond their frames", "boxes of 1 images that are not among the frames"]
+    assert boxes.warnings == [
+        "boxes that reach beyond their frames: 1",
+        "images with boxes that are not among the frames: 1",
+    ]
 
 
 def test_boxes_of_coco_and_posetrack(tmp_path):

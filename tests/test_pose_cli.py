@@ -121,8 +121,20 @@ def test_images(tmp_path):
     ]  # fmt: skip
     files = [tmp_path / "in" / "13.png", tmp_path / "in" / "10.png"]
     written(*files, "--model", "colours", "--weights", "random", "--out", tmp_path / "two")
+    assert sorted(file.name for file in (tmp_path / "two" / "overlay").iterdir()) == ["10.png", "13.png"]
     content = json.loads((tmp_path / "two" / "posetrack.json").read_text())
     assert [image["file_name"] for image in content["images"]] == ["13.png", "10.png"]
+
+
+def test_images_of_one_name_are_all_drawn(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        Image.fromarray(picture([])).save(tmp_path / folder / "0.png")
+    sources = (tmp_path / "a" / "0.png", tmp_path / "b" / "0.png")
+    written(*sources, "--model", "colours", "--weights", "random", "--out", tmp_path / "out")
+    assert sorted(file.name for file in (tmp_path / "out" / "overlay").iterdir()) == ["0.png", "0_1.png"]
+    content = json.loads((tmp_path / "out" / "posetrack.json").read_text())
+    assert [image["id"] for image in content["images"]] == [0, 1]  # the names say the same
 
 
 def test_one_frame_and_boxes_partly_outside_are_warned_of(tmp_path):
@@ -131,7 +143,7 @@ def test_one_frame_and_boxes_partly_outside_are_warned_of(tmp_path):
     arguments = colours(tmp_path / "in.png", tmp_path / "out")
     result = written(*arguments, "--model", "before")
     assert "one frame: it stands in for the others that before looks at" in result.stderr
-    assert "1 boxes reach beyond their frames" in result.stderr
+    assert "boxes that reach beyond their frames: 1" in result.stderr
     (one,) = json.loads((tmp_path / "out" / "coco.json").read_text())
     visible = joints(-10, 5, 60, 85)[:, 0] > 4
     found = np.array(one["keypoints"]).reshape(17, 3)
@@ -230,11 +242,13 @@ def test_refusals(clip, tmp_path):
     out = tmp_path / "out"
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "file").write_text("")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     torch.save({"other": torch.zeros(3)}, tmp_path / "other.pth")
     (tmp_path / "outside.csv").write_text("3,500,0,10,10\n")
     for arguments, message in (
         (colours(tmp_path / "nosuch.mp4", out), "nosuch.mp4: no such file"),
         (colours(tmp_path / "text.mp4", out), "text.mp4: neither an image nor a video that can be read"),
+        (colours(tmp_path / "bad.png", tmp_path / "bad", boxes="full"), "bad.png: cannot identify image file"),
         (colours(clip, tmp_path / "file"), "file: exists and is not a folder"),
         (colours(clip, out, boxes="nosuch.json"), "nosuch.json: No such file or directory"),
         (colours(clip, out, boxes=tmp_path / "outside.csv"), "image 3: the box [500.0, 0.0, 10.0, 10.0]"),

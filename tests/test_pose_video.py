@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clips: what is read, what is refused, cuts, windows, threads, and videos that are written."""
 
+import struct
 import threading
 import time
 import wave
@@ -23,6 +24,21 @@ def test_a_video_is_read_frame_by_frame(tmp_path):
     found = list(clip.frames)
     assert [frame.index for frame in found] == list(range(5)) and all(frame.name == "in.mkv" for frame in found)
     assert all(np.array_equal(frame.image, image) for frame, image in zip(found, pictures, strict=True))
+
+
+def test_a_video_lies_as_its_camera_was_held(tmp_path):
+    (_, picture_before) = walk(1)
+    write_video(tmp_path / "in.mp4", picture_before, "mpeg4", "yuv420p")
+    data = bytearray((tmp_path / "in.mp4").read_bytes())
+    place = data.index(b"tkhd") + 44  # of the matrix that says how to show it
+    for clockwise, (a, b, c, d) in ((1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1)), (3, (0, -1, 1, 0))):
+        data[place : place + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+        (tmp_path / "turned.mp4").write_bytes(data)
+        clip = open_clip([tmp_path / "turned.mp4"])
+        (frame,) = clip.frames
+        wanted = np.rot90(picture_before[0], -clockwise)
+        assert clip.size == wanted.shape[1::-1] and frame.image.shape == wanted.shape
+        assert np.abs(frame.image.astype(int) - wanted).mean() < 4
 
 
 def test_images_are_read_by_name_and_a_bad_one_is_a_frame_without_an_image(tmp_path):

@@ -38,12 +38,15 @@ def evaluate(results: Path, annotations: Path, metric: str, threshold: float, ou
     else:
         figures = _pck(results, annotations, threshold)
     title = f"PCK@{threshold:g}" if metric == "pck" else {"coco": "COCO", "posetrack": "PoseTrack AP, %"}[metric]
-    table = Table(title=f"{results} against {annotations.name}: {title}", title_justify="left")
-    for name in figures:
-        table.add_column(name, justify="right")
+    table = Table()
+    table.add_column(title)
+    table.add_column(justify="right")
     digits = 1 if metric == "posetrack" else 3
-    table.add_row(*(f"{value:.{digits}f}" for value in figures.values()))
-    Console().print(table)
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.{digits}f}")
+    console = Console()
+    console.print(f"{results} against {annotations.name}", highlight=False, soft_wrap=True)
+    console.print(table)
     if out is not None:
         known = {name: None if np.isnan(value) else value for name, value in figures.items()}
         write_atomically(out, json.dumps(known, indent=2).encode() + b"\n")

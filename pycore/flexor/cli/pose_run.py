@@ -177,9 +177,10 @@ class _Pictures:
     """overlay.mp4 of a video, overlay/ of images; and contact.png."""
 
     def __init__(self, clip: Clip, how: Recipe, out: Path, settings: Settings) -> None:
-        self._clip, self._how, self._out, self._settings = clip, how, out, settings
+        self._how, self._out, self._settings = how, out, settings
         self._sheet = ContactSheet()
         self._last: Picture | None = None
+        self._names: set[str] = set()  # of images in overlay/
         fps = Fraction(settings.fps).limit_denominator(1001) if settings.fps else clip.fps or FPS
         self._movie = Movie(out / "overlay.mp4", fps) if settings.overlay and clip.video else None
 
@@ -195,9 +196,11 @@ class _Pictures:
         if self._movie is not None:
             self._movie.write(drawn)
         elif self._settings.overlay:
-            folder = self._out / "overlay"
-            folder.mkdir(exist_ok=True)
-            Image.fromarray(drawn).save(folder / f"{Path(frame.name).stem}.png")
+            stem = Path(frame.name).stem
+            name = stem if stem not in self._names else f"{stem}_{frame.index}"
+            self._names.add(name)
+            (self._out / "overlay").mkdir(exist_ok=True)
+            Image.fromarray(drawn).save(self._out / "overlay" / f"{name}.png")
 
     def close(self, keep: bool = True) -> None:
         if self._movie is not None:

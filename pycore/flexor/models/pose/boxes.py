@@ -146,8 +146,8 @@ class FromFile(Boxes):
     @property
     def warnings(self) -> list[str]:
         unused = len(self._by_image.keys() - self._used)
-        found = [f"{self._outside} boxes reach beyond their frames"] if self._outside else []
-        return [*found, f"boxes of {unused} images that are not among the frames"] if unused else found
+        found = [f"boxes that reach beyond their frames: {self._outside}"] if self._outside else []
+        return [*found, f"images with boxes that are not among the frames: {unused}"] if unused else found
 
     def _check(self, rows: Iterable[list[float]], size: tuple[int, int], place: str) -> None:
         for x, y, w, h, _ in rows:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from queue import Full, Queue
 from typing import Any, Generic, TypeVar
@@ -108,16 +109,20 @@ def _is_moving(path: Path) -> bool:
 
 
 def _images(files: Sequence[Path]) -> Iterator[Frame]:
-    """Images one by one; one that cannot be read is a frame without an image."""
+    """Images one by one; one that cannot be read is a frame without an image, unless none can."""
+    readable = False
     for index, path in enumerate(files):
         try:
             with Image.open(path) as image:
                 if image.mode[0] in "IF":
                     raise OSError(f"{image.mode} images are not supported, convert it to 8 bits a channel")
                 yield Frame(index, np.array(ImageOps.exif_transpose(image).convert("RGB")), 0, path.name)
+                readable = True
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            yield Frame(index, None, 0, path.name, message.splitlines()[0])
+            message = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            if not readable and index == len(files) - 1:
+                raise SourceError(f"{path}: {message}") from None
+            yield Frame(index, None, 0, path.name, message)
 
 
 def _open_video(path: Path) -> Clip:
@@ -129,8 +134,16 @@ def _open_video(path: Path) -> Clip:
     if stream is None:
         clip.close()
         raise SourceError(f"{path}: holds no video")
-    size = (stream.width, stream.height) if stream.width and stream.height else None
-    return Clip(path.name, _decoded(path, clip, stream), True, size, stream.average_rate, stream.frames or None, [path])
+    frames = _decoded(path, clip, stream)
+    begun = []
+    for frame in frames:  # up to one with an image: the stream does not know how it will be turned
+        begun.append(frame)
+        if frame.image is not None:
+            break
+    assert begun[-1].image is not None
+    height, width = begun[-1].image.shape[:2]
+    size, fps, count = (width, height), stream.average_rate, stream.frames or None
+    return Clip(path.name, chain(begun, frames), True, size, fps, count, [path])
 
 
 def _decoded(path: Path, clip: Any, stream: Any) -> Iterator[Frame]:
