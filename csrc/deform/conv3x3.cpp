@@ -34,13 +34,18 @@ void check(const Conv3x3Params& p) {
                  "all tensors must share one floating-point dtype");
 }
 
-void forward(py::handle output, py::handle input, py::handle weight, py::handle bias, int64_t dilation) {
+Conv3x3Params params(py::handle output, const char* name, py::handle input, py::handle weight, int64_t dilation) {
   Conv3x3Params p{};
   p.dilation = dilation;
   p.input = view_tensor(input, "input");
   p.weight = view_tensor(weight, "weight");
+  p.output = view_tensor(output, name);
+  return p;
+}
+
+void forward(py::handle output, py::handle input, py::handle weight, py::handle bias, int64_t dilation) {
+  Conv3x3Params p = params(output, "output", input, weight, dilation);
   p.bias = view_tensor(bias, "bias");
-  p.output = view_tensor(output, "output");
   check(p);
   py::gil_scoped_release nogil;
   FLEXOR_KERNELS(conv3x3_kernels).forward(p);
@@ -48,11 +53,7 @@ void forward(py::handle output, py::handle input, py::handle weight, py::handle 
 
 void backward(py::handle grad_output, py::handle input, py::handle weight, py::handle grad_input,
               py::handle grad_weight, py::handle grad_bias, int64_t dilation) {
-  Conv3x3Params p{};
-  p.dilation = dilation;
-  p.input = view_tensor(input, "input");
-  p.weight = view_tensor(weight, "weight");
-  p.output = view_tensor(grad_output, "grad_output");
+  Conv3x3Params p = params(grad_output, "grad_output", input, weight, dilation);
   p.grad_input = view_tensor(grad_input, "grad_input");
   p.grad_weight = view_tensor(grad_weight, "grad_weight");
   p.grad_bias = view_tensor(grad_bias, "grad_bias");

@@ -145,6 +145,15 @@ def directed(forward: Callable[[], Tensor], wanted: Sequence[Tensor], grad_outpu
     return lambda: torch.autograd.grad(output, wanted, grad_output, retain_graph=True)
 
 
+def entered(names: Sequence[str], call: Callable[[str], Call]) -> Iterator[tuple[str, Call | Unavailable]]:
+    """Each contestant's call, or why there is none."""
+    for name in names:
+        try:
+            yield name, call(name)
+        except Unavailable as absent:
+            yield name, absent
+
+
 def on_one_thread(call: Call, threads: int) -> Call:
     """A call on one thread, in the midst of others on so many."""
 

@@ -23,7 +23,7 @@ from flexor.models.pose.rtmpose import rtmpose
 from flexor.models.pose.simple_baseline import simple_baseline
 
 from . import pose_peers
-from .contest import FORWARD, OURS, TRAINING, Call, Contest, Unavailable, directed
+from .contest import FORWARD, OURS, TRAINING, Call, Contest, Unavailable, directed, entered
 from .goals import Goal
 from .memory import peak_extra_of
 
@@ -114,11 +114,7 @@ class HeadContest(Contest):
         return 1e-4 if self.direction == FORWARD else 1e-2
 
     def enter(self) -> Iterator[tuple[str, Call | Unavailable]]:
-        for name in self.contestants:
-            try:
-                yield name, self.call(name)
-            except Unavailable as absent:
-                yield name, absent
+        return entered(self.contestants, self.call)
 
     def call(self, contestant: str) -> Call:
         """A contestant's. Raises: Unavailable."""

@@ -28,6 +28,7 @@ from .contest import (
     Contest,
     Unavailable,
     directed,
+    entered,
     on_one_thread,
 )
 from .sparse_networks import Network, scn_unet, spconv_unet
@@ -150,11 +151,7 @@ class ConvContest(SceneContest):
         return 1e-2 if self.dtype == torch.bfloat16 else 1e-5
 
     def enter(self) -> Iterator[tuple[str, Call | Unavailable]]:
-        for name in self.contestants:
-            try:
-                yield name, self.call(name)
-            except Unavailable as absent:
-                yield name, absent
+        return entered(self.contestants, self.call)
 
     def call(self, name: str) -> Call:
         """A contestant's. Raises: Unavailable."""
