@@ -15,8 +15,8 @@ from ..models.pose.tracking import Person
 from ..models.pose.video import Picture
 from .pictures import panels
 
-COLUMNS, ROWS = 4, 3  # of the sheet
-THUMBNAIL = 320, 240  # pixels, at most
+COLUMNS, ROWS = 3, 3  # of the sheet
+THUMBNAIL = 400, 300  # pixels, at most
 GOLDEN = 0.618034  # hues that far apart are told apart for many people
 SHADOW = (24, 24, 27)
 
