@@ -199,6 +199,18 @@ def test_a_step_that_does_not_fit_leaves_the_journal_as_it_was(tmp_path):
         assert journal.frames == [{"frame": 0}, {"frame": 1}]
 
 
+@pytest.mark.parametrize("name", ["small", "rtmpose_t"])
+def test_real_networks_answer_for_everybody(name):
+    bodies, pictures = walk(2)
+    how = recipe(name)
+    network = Estimator(how.build(), how, batch=3)
+    frame = frames_of(pictures)[0]
+    poses, _ = network([(frame,), (frame,)], np.array(bodies[0], np.float64))
+    assert poses.shape == (2, 17, 3) and np.isfinite(poses).all() and network.seconds > 0
+    mirrored, _ = Estimator(how.build(), how, flip=True)([(frame,)], np.array(bodies[0][:1], np.float64))
+    assert mirrored.shape == (1, 17, 3) and np.isfinite(mirrored).all()
+
+
 def test_recipes():
     assert {"hrnet_w32", "hrnet_w48", "simple_baseline_50", "rtmpose_m", "dcpose", "fami_pose", "dkd"} <= set(recipes())
     assert all(one.name == name and one.window[0] == 0 for name, one in recipes().items())
