@@ -39,7 +39,7 @@ class FramePool {
  public:
   explicit FramePool(int most) : most_(static_cast<size_t>(most)) {}
   std::unique_ptr<SharedBuffer> take(size_t bytes);  // throws std::bad_alloc
-  void give_back(std::unique_ptr<SharedBuffer> memory, size_t bytes);
+  void give_back(std::unique_ptr<SharedBuffer> memory, size_t bytes) noexcept;
 
  private:
   const size_t most_;

@@ -2,6 +2,7 @@
 #include "hevc/picture_memory.h"
 
 #include <algorithm>
+#include <new>
 #include <thread>
 
 namespace flexor::hevc {
@@ -207,11 +208,15 @@ std::unique_ptr<SharedBuffer> FramePool::take(size_t bytes) {
   return std::make_unique<SharedBuffer>(bytes);
 }
 
-void FramePool::give_back(std::unique_ptr<SharedBuffer> memory, size_t bytes) {
+void FramePool::give_back(std::unique_ptr<SharedBuffer> memory, size_t bytes) noexcept {
   const std::lock_guard<std::mutex> guard(lock_);
   if (bytes != bytes_) free_.clear();
   bytes_ = bytes;
-  if (free_.size() < most_) free_.push_back(std::move(memory));
+  try {
+    if (free_.size() < most_) free_.push_back(std::move(memory));
+  } catch (const std::bad_alloc&) {
+    // The system has it back, which needs it now.
+  }
 }
 
 Frame::~Frame() {
