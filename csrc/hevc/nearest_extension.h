@@ -13,6 +13,6 @@ struct NearestExtension {
 };
 // How a block is predicted where streams say it: a mode that is not fractional leaves no choice.
 enum NearestChoice : uint8_t { kNoChoice = 0, kBilinear = 1, kNearestSample = 2 };
-constexpr int kDefaultNearestThreshold[4] = {0, 0, 32, 16};
+constexpr int kDefaultNearestThreshold[4] = {0, 0, 48, 24};
 
 }  // namespace flexor::hevc
