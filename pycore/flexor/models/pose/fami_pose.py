@@ -56,7 +56,7 @@ class FAMIPose(OnBackbone):
         TypeError: images that are not floating point.
 
     Notes:
-        64,655,204 parameters with 17 joints. `supporting` are frames -2, -1, +2, +1, in this order; the key frame
+        64,655,204 parameters with 17 joints. `supporting` are frames -2, -1, +1, +2, in this order; the key frame
         stands in for one that is missing. t is in pixels of the features, (x, y).
 
     Source:
@@ -105,7 +105,7 @@ class FAMIPose(OnBackbone):
         return self.hrnet
 
     def forward(self, key: Tensor, supporting: Tensor) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, list[Tensor]]:
-        """key (B, 3, H, W); supporting (B, 12, H, W): frames -2, -1, +2, +1."""
+        """key (B, 3, H, W); supporting (B, 12, H, W): frames -2, -1, +1, +2."""
         check_images("FAMIPose", key, 3, "key")
         check_images("FAMIPose", supporting, 3 * SUPPORTS, "supporting")
         if len(key) != len(supporting) or key.shape[2:] != supporting.shape[2:]:
