@@ -23,7 +23,7 @@ from flexor.models.pose.skeleton import COCO17
 from flexor.models.pose.small import WEIGHTS, small
 from flexor.models.pose.trainer import PoseTraining, Steps, evaluate, heatmap_cross_entropy, loss_of
 from flexor.models.pose.training_settings import DataSettings, PoseSettings, read_settings
-from flexor.models.pose.weights import load_weights
+from flexor.models.pose.weights import WeightsError, load_weights, read_weights
 from pose_people import write_people
 from typer.testing import CliRunner
 
@@ -185,12 +185,12 @@ def test_every_step_is_drawn_anew_and_again(folder):
 
 def test_training_learns_and_writes_weights_that_pose_reads(folder, tmp_path):
     """A short run of what made the shipped weights: the loss falls, and held-out people are found."""
-    settings = replace(QUICK, epochs=16, save_every=1000)
+    settings = replace(QUICK, epochs=5, batch=5, save_every=1000)
     run = training(folder, tmp_path / "c.safetensors", settings)
     before = evaluate(run.network, SIZE, run.held_out)
     run.run()
     losses = [entry["loss"] for entry in run.history]
-    assert losses[-1] < 0.75 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
     found = evaluate(run.average.module, SIZE, run.held_out)
     assert run.history[-1]["pck"] == found.pck > max(0.6, 2 * before.pck)
     assert found.poses.shape == (12, 17, 3)
@@ -239,6 +239,19 @@ def test_what_a_training_refuses(folder, tmp_path):
         training(folder, tmp_path / "d", how=recipe("dkd"))
     with pytest.raises(CheckpointError, match="not a checkpoint of flexor pose training"):
         read_checkpoint(WEIGHTS, "flexor pose training 1")
+
+
+def test_a_training_starts_from_weights(folder, tmp_path):
+    first = training(folder, tmp_path / "c.safetensors", replace(QUICK, epochs=1))
+    first.run()
+    first.write_weights(tmp_path / "first.safetensors", {})
+    data = people(folder), people(folder, "held")
+    settings = replace(QUICK, start="first.safetensors")
+    second = PoseTraining(settings, SIZE, *data, tmp_path / "d.safetensors", base=tmp_path)
+    for name, value in first.average.module.state_dict().items():
+        assert torch.equal(second.network.state_dict()[name], value)
+    with pytest.raises(WeightsError, match=r"none.safetensors: No such file"):
+        PoseTraining(replace(QUICK, start="none.safetensors"), SIZE, *data, tmp_path / "e.safetensors", base=tmp_path)
 
 
 def test_simcc_networks_train(folder):
@@ -295,7 +308,7 @@ def test_settings_of_a_file(tmp_path):
 
 
 def config(folder, tmp_path, **more):
-    path = tmp_path / "c.json"
+    path = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
     data = {
         name: {"annotations": str(folder / sub / "annotations.json"), "images": str(folder / sub / "images")}
         for name, sub in (("train", "train"), ("held_out", "held"))
@@ -305,7 +318,7 @@ def config(folder, tmp_path, **more):
 
 
 def test_the_command_goes_on_after_a_kill(folder, tmp_path):
-    path = config(folder, tmp_path, epochs=3, save_every=1)
+    path = config(folder, tmp_path, epochs=3, save_every=1, batch=20)
     whole = CliRunner().invoke(app, ["pose", "train", str(path), "--out", str(tmp_path / "whole")])
     assert whole.exit_code == 0, whole.output
     assert "PCK@0.2 on 12 held-out people" in whole.output
@@ -320,8 +333,8 @@ def test_the_command_goes_on_after_a_kill(folder, tmp_path):
     killed.wait()
     assert checkpoint.exists()
     subprocess.run(command, check=True, capture_output=True, env=environment)
-    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "part")]
-    assert weights[0] == weights[1]
+    ours, theirs = (read_weights(tmp_path / name / "weights.safetensors")[0] for name in ("part", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     metrics = json.loads((tmp_path / "part" / "metrics.json").read_text())
     assert len(metrics["history"]) == 3 and metrics["pck_by_joint"].keys() == set(COCO17.joints)
 

@@ -35,7 +35,8 @@ def train(config: Path, out: Path, model: str | None, assets: Path, half: bool, 
                 _render(data, out, assets, console)
         parallel.wait()
         people, held_out = (_people(data, config.parent, out, how) for data in (settings.train, settings.held_out))
-        training = PoseTraining(settings, how, people, held_out, out / CHECKPOINT, {"config": config.name}, device)
+        notes, base = {"config": config.name}, config.parent
+        training = PoseTraining(settings, how, people, held_out, out / CHECKPOINT, notes, device, base)
         _run(training, console)
         if parallel.rank() == 0:
             _finish(training, held_out, out, half, console)

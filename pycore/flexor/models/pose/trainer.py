@@ -26,7 +26,7 @@ from .metrics import box_norm, pck
 from .recipe import Recipe
 from .targets import gaussian_targets, joints_mse_loss, simcc_loss, simcc_targets
 from .training_settings import PoseSettings
-from .weights import save_weights
+from .weights import load_weights, save_weights
 
 PCK = 0.2  # share of the box's longer side
 Progress = Callable[[int, dict[str, float]], None]
@@ -99,8 +99,10 @@ class PoseTraining(Resumable):
         checkpoint: written after every epoch and every `save_every` steps; where it exists, the training goes on.
         notes: more that the checkpoint shall say.
         device: "cpu" or one that torch has.
+        base: folder that the settings' `start` is relative to.
 
     Raises:
+        WeightsError: a `start` that cannot be read or fits another model.
         ValueError: a checkpoint of other settings or people, a batch that the processes cannot share, or one that is
             larger than the people are many.
         CheckpointError: a checkpoint that cannot be read.
@@ -116,6 +118,7 @@ class PoseTraining(Resumable):
         checkpoint: Path,
         notes: dict[str, Any] | None = None,
         device: str = "cpu",
+        base: Path = Path(),
     ) -> None:
         if settings.batch % parallel.size():
             raise ValueError(f"a batch of {settings.batch} people cannot be shared by {parallel.size()} processes")
@@ -129,6 +132,8 @@ class PoseTraining(Resumable):
         self.steps = Steps(train, settings)
         torch.manual_seed(settings.seed)
         self.network = recipe.build().to(device)
+        if settings.start:
+            load_weights(self.network, base / settings.start, settings.model)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on CPUs
         if parallel.size() > 1:
             parallel.synchronise(self.network)
@@ -171,8 +176,10 @@ class PoseTraining(Resumable):
 
     def _batches(self) -> Iterator[Batch]:
         ahead = range(self.step, len(self.steps))
-        workers = self.settings.workers
-        return iter(DataLoader(self.steps, batch_size=None, sampler=ahead, num_workers=workers))
+        own = torch.Generator()  # else it would draw from torch's, once more in a resumed run
+        return iter(
+            DataLoader(self.steps, batch_size=None, sampler=ahead, num_workers=self.settings.workers, generator=own)
+        )
 
     def _descend(self, batch: Batch) -> float:
         batch = Batch(*(getattr(batch, name).to(self.device) for name in ("windows", "joints", "visible", "matrices")))

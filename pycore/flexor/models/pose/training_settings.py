@@ -41,6 +41,7 @@ class PoseSettings:
     Args:
         train, held_out: the people. Nothing is chosen by those that are held out.
         model: a name of `flexor.models.pose.recipes()`.
+        start: weights to start from, as `flexor pose run` reads them, relative to the configuration file; "" draws them.
         epochs: passes over the people.
         batch: people a step, of all processes together.
         optimiser: "adam" or "adamw".
@@ -62,6 +63,7 @@ class PoseSettings:
     train: DataSettings
     held_out: DataSettings
     model: str = "small"
+    start: str = ""
     epochs: int = 20
     batch: int = 64
     optimiser: str = "adamw"
