@@ -58,14 +58,33 @@ FLEXOR_INLINE void resample_lanes(const T* source, T* grad, int64_t row, const P
   }
 }
 
-// Lanes are pixels; sums [4][pixel].
+// grad[corner][0..3] += v[0..3] of each pixel
+template <class T>
+FLEXOR_INLINE void add_corners(Vec<T>* v, const int32_t* corner, T* grad) {
+  constexpr int L = kLanes<T>;
+  if constexpr (L % 4 == 0) {
+    transpose_quads<T, L>(v, std::make_integer_sequence<int, L>{});
+    unroll<L>([&](auto l) __attribute__((always_inline)) {
+      constexpr int from = decltype(l)::value / 4 * 4;
+      const Vec<T> quads = v[l % 4];
+      T* p = grad + 4 * static_cast<int64_t>(corner[l]);
+      store(p, load<Vec<T, 4>>(p) + __builtin_shufflevector(quads, quads, from, from + 1, from + 2, from + 3));
+    });
+  } else {
+    for (int l = 0; l < L; ++l) {
+      T* p = grad + 4 * static_cast<int64_t>(corner[l]);
+      for (int k = 0; k < 4; ++k) p[k] += v[k][l];
+    }
+  }
+}
+
+// Lanes are pixels; sums [4][pixel]. The input gradient is kept by corner, [cell][4]: one sum a sample in place of four,
+// and samples side by side do not wait for each other's; see join_corners.
 template <class T>
 inline void resample_pixels(const T* source, T* grad, int64_t row, const Plan<T>& plan, int64_t rows, T* column,
                             T* sums, bool add) {
   using V = Vec<T>;
-  constexpr int L = kLanes<T>;
-  alignas(64) T spread[4][L];
-  for (int64_t i = 0; i < rows; i += L) {
+  for (int64_t i = 0; i < rows; i += kLanes<T>) {
     const int32_t* corner = plan.corner + i;
     V v[4];
     gather_corners(source, row, corner, v);
@@ -77,13 +96,19 @@ inline void resample_pixels(const T* source, T* grad, int64_t row, const Plan<T>
       T* s = sums + j * rows + i;
       store(s, add ? load<V>(s) + d * v[j] : d * v[j]);
     });
-    store(spread[0], w00 * d), store(spread[1], w01 * d), store(spread[2], w10 * d), store(spread[3], w11 * d);
-    for (int l = 0; l < L; ++l) {
-      T* p = grad + corner[l];
-      p[0] += spread[0][l], p[1] += spread[1][l];
-      p[row] += spread[2][l], p[row + 1] += spread[3][l];
-    }
+    v[0] = w00 * d, v[1] = w01 * d, v[2] = w10 * d, v[3] = w11 * d;
+    add_corners<T>(v, corner, grad);
   }
+}
+
+// From [cell][4] of resample_pixels to the padded copy's cells, those of the border apart.
+template <class T>
+inline void join_corners(const Geometry& g, const T* corners, T* grad) {
+  const int64_t row = g.padded_width;
+  for (int64_t y = 1; y <= g.height; ++y)
+    for (int64_t i = y * row + 1; i <= y * row + g.width; ++i)
+      grad[i] = (corners[4 * i] + corners[4 * (i - 1) + 1]) +
+                (corners[4 * (i - row) + 2] + corners[4 * (i - row - 1) + 3]);
 }
 
 template <class T>

@@ -91,6 +91,8 @@ class Backward {
 
   int64_t steps_of(int64_t units) const { return round_up(units * unit_steps_, kBlock); }
 
+  int64_t gradient_plane() const { return g_.padded_plane * (few_ ? 4 : g_.lanes); }  // by corner where few_
+
   Scratch scratch() const {
     const int64_t steps = steps_of(chunk_units_), outputs = round_up(g_.group_outputs, kTallRows);
     const int64_t plane = chunk_units_ * g_.padded_plane * g_.lanes;
@@ -105,7 +107,7 @@ class Backward {
                                  g_.taps * 4 * tile_,
                                  larger(3 * tile_, g_.width * g_.lanes),
                                  plane,
-                                 sampled_ ? plane : 0};
+                                 sampled_ ? chunk_units_ * gradient_plane() : 0};
     for (int i = 0; i < 11; ++i) at[i] = total, total += round_up(sizes[i], 64 / static_cast<int64_t>(sizeof(T)));
     T* base = static_cast<T*>(thread_workspace(total * sizeof(T)));
     return {base + at[0], base + at[1], base + at[2], base + at[3], base + at[4], base + at[5],
@@ -131,7 +133,7 @@ class Backward {
     const int64_t plane = g_.padded_plane * g_.lanes, steps = steps_of(units), image = image0 + slot;
     for (int64_t u = 0; u < units; ++u) pack_input(g_, p_.input, image, unit + u, s.input + u * plane, s.gradients);
     if (sampled_) {
-      for (int64_t i = 0; i < units * plane; ++i) s.grad_input[i] = T(0);
+      for (int64_t i = 0; i < units * gradient_plane(); ++i) s.grad_input[i] = T(0);
       if (!few_) pack_weights(s, group, unit, units, steps);
     }
     for (int64_t first = 0; first < g_.pixels; first += tile_) {
@@ -145,9 +147,13 @@ class Backward {
       resample(s, image, unit, units, first, n, rows, partial);
       if (p_.grad_weight) weight_gradient(s, units, steps, rows, first > 0);
     }
-    if (p_.grad_input)
-      for (int64_t u = 0; u < units; ++u)
-        unpack_gradient(g_, p_.grad_input, image, unit + u, s.grad_input + u * plane, s.gradients);
+    if (p_.grad_input) {
+      for (int64_t u = 0; u < units; ++u) {
+        const T* gradient = s.grad_input + u * gradient_plane();
+        if (few_) join_corners(g_, gradient, s.input);  // which has been read
+        unpack_gradient(g_, p_.grad_input, image, unit + u, few_ ? s.input : gradient, s.gradients);
+      }
+    }
     if (p_.grad_weight) keep_weight_gradient(s, slot, group, unit, units, steps, image0 > 0);
   }
 
@@ -253,7 +259,8 @@ class Backward {
       planner_.template plan_group<true>(s.plans, s.planner, image, offset_group, first, n, rows);
       for (bool add = false; u < units && g_.unit_offset_group(unit + u) == offset_group; ++u, add = true) {
         if (sampled_)
-          resample_unit(g_, s.input + u * plane, s.grad_input + u * plane, s.plans, rows, u, s.columns, s.sums, add);
+          resample_unit(g_, s.input + u * plane, s.grad_input + u * gradient_plane(), s.plans, rows, u, s.columns,
+                        s.sums, add);
         else sample_unit(g_, s.input + u * plane, s.plans, rows, u, s.columns);
       }
       if (p_.grad_offset || p_.grad_mask) offset_gradient(s, image, offset_group, first, n, rows, partial);
