@@ -21,7 +21,7 @@ from flexor.models.pose.geometry import crop, to_crop
 from flexor.models.pose.recipe import recipe
 from flexor.models.pose.skeleton import COCO17
 from flexor.models.pose.small import WEIGHTS, small
-from flexor.models.pose.trainer import PoseTraining, Steps, evaluate, heatmap_cross_entropy, loss_of
+from flexor.models.pose.trainer import PoseTraining, Steps, evaluate, heatmap_cross_entropy, loss_of, seen_from_behind
 from flexor.models.pose.training_settings import DataSettings, PoseSettings, read_settings
 from flexor.models.pose.weights import WeightsError, load_weights, read_weights
 from pose_people import write_people
@@ -176,6 +176,19 @@ def test_windows_of_a_video(folder, tmp_path):
     assert [video._window(k) for k in (0, 5, 9, 10)] == [[0, 0, 1], [5, 4, 6], [9, 8, 9], [10, 10, 11]]
 
 
+def test_people_seen_from_behind(folder, tmp_path):
+    whole = people(folder)
+    person = whole.people[0]
+    behind = replace(person, joints=person.joints[list(COCO17.mirror)])
+    assert not seen_from_behind(person, COCO17) and seen_from_behind(behind, COCO17)
+    lying = replace(behind, joints=behind.joints @ np.array([[0, 1], [-1, 0]]))
+    assert seen_from_behind(lying, COCO17), "however the trunk stands"
+    assert not seen_from_behind(replace(behind, visible=np.arange(17) != 5), COCO17)
+    whole.people[10:] = [replace(p, joints=p.joints[list(COCO17.mirror)]) for p in whole.people[10:]]
+    counts = [len(Steps(whole, replace(QUICK, behind=share)).chosen) for share in (0.0, 0.5, 1.0)]
+    assert counts[0] == 10 and 15 < counts[1] < 35 and counts[2] == 40
+
+
 def test_every_step_is_drawn_anew_and_again(folder):
     steps = Steps(people(folder), QUICK)
     assert steps.epoch == 5 and len(steps) == 10
@@ -293,6 +306,7 @@ def test_settings_of_a_file(tmp_path):
         ({"augmentation": {"rot": 3}}, "c.json: augmentation: unknown key 'rot'"),
         ({"schedule": "linear"}, "c.json: schedule must be one of cosine, steps, got 'linear'"),
         ({"epochs": 0}, "c.json: epochs must be at least 1, got 0"),
+        ({"behind": 2}, "c.json: behind must be from 0 to 1, got 2.0"),
         ({"average": 1.0}, "c.json: average must be from 0 to below 1, got 1.0"),
     ):
         with pytest.raises(ValueError, match=message):

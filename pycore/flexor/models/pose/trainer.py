@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import parallel
 from ..checkpoint import POSE, Resumable
-from .coco_keypoints import Batch, CocoKeypoints
+from .coco_keypoints import Annotated, Batch, CocoKeypoints
 from .decode import decode_heatmaps, decode_simcc
 from .geometry import to_image
 from .metrics import box_norm, pck
 from .recipe import Recipe
+from .skeleton import Skeleton
 from .targets import gaussian_targets, joints_mse_loss, simcc_loss, simcc_targets
 from .training_settings import PoseSettings
 from .weights import load_weights, save_weights
@@ -37,7 +38,10 @@ class Steps(Dataset[Batch]):
 
     def __init__(self, people: CocoKeypoints, settings: PoseSettings) -> None:
         self.people, self.settings = people, settings
-        self.epoch = len(people) // settings.batch
+        keep = np.random.default_rng([settings.seed, 1 << 40]).random(len(people)) < settings.behind
+        away = np.array([seen_from_behind(person, people.recipe.skeleton) for person in people.people])
+        self.chosen = np.flatnonzero(keep | ~away)
+        self.epoch = len(self.chosen) // settings.batch
         self.rank, self.ranks = parallel.rank(), parallel.size()
 
     def __len__(self) -> int:
@@ -46,10 +50,21 @@ class Steps(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         settings = self.settings
         epoch, place = divmod(step, self.epoch)
-        order = np.random.default_rng([settings.seed, epoch]).permutation(len(self.people))
+        order = np.random.default_rng([settings.seed, epoch]).permutation(self.chosen)
         chosen = order[place * settings.batch : (place + 1) * settings.batch]
         mine = np.array_split(chosen, self.ranks)[self.rank].tolist()
         return self.people.batch(mine, settings.augmentation, [[settings.seed, epoch, int(k), 1] for k in mine])
+
+
+def seen_from_behind(person: Annotated, skeleton: Skeleton) -> bool:
+    """Whether a person's left is on the left, as the trunk stands; False where a shoulder or a hip is not annotated."""
+    names = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
+    if any(name not in skeleton.joints for name in names):
+        return False
+    chosen = [skeleton.index(name) for name in names]
+    shoulder, other_shoulder, hip, other_hip = person.joints[chosen]
+    up, across = shoulder + other_shoulder - hip - other_hip, shoulder - other_shoulder + hip - other_hip
+    return bool(person.visible[chosen].all() and up[0] * across[1] - up[1] * across[0] < 0)
 
 
 def heatmap_cross_entropy(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
@@ -122,14 +137,15 @@ class PoseTraining(Resumable):
     ) -> None:
         if settings.batch % parallel.size():
             raise ValueError(f"a batch of {settings.batch} people cannot be shared by {parallel.size()} processes")
-        if settings.batch > len(train):
-            raise ValueError(f"batch must be at most the number of people, {len(train)}, got {settings.batch}")
         if recipe.step is not None:
             raise NotImplementedError(
                 f"{recipe.name} is recurrent and trained on clips: flexor.models.pose.dkd_training"
             )
         self.settings, self.recipe, self.held_out, self.device = settings, recipe, held_out, device
         self.steps = Steps(train, settings)
+        people = len(self.steps.chosen)
+        if settings.batch > people:
+            raise ValueError(f"batch must be at most the number of people, {people}, got {settings.batch}")
         torch.manual_seed(settings.seed)
         self.network = recipe.build().to(device)
         if settings.start:
@@ -146,7 +162,7 @@ class PoseTraining(Resumable):
         both = nn.ModuleDict({"network": self.network, "average": self.average})
         facts = {
             "settings": asdict(settings),
-            "data": {"train": train.sha256, "held_out": held_out.sha256, "people": len(train)},
+            "data": {"train": train.sha256, "held_out": held_out.sha256, "people": people},
         }
         super().__init__(checkpoint, POSE, both, optimiser, facts, notes or {})
         for parameter, state in self.optimiser.state.items():  # strides decide how sums are rounded

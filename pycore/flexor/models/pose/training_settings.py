@@ -42,6 +42,8 @@ class PoseSettings:
         train, held_out: the people. Nothing is chosen by those that are held out.
         model: a name of `flexor.models.pose.recipes()`.
         start: weights to start from, as `flexor pose run` reads them, relative to the configuration file; "" draws them.
+        behind: share of those seen from behind who are trained on. Small networks need long to tell both sides of a
+            back from those of a front, and until then put the joints of both sides between them.
         epochs: passes over the people.
         batch: people a step, of all processes together.
         optimiser: "adam" or "adamw".
@@ -64,6 +66,7 @@ class PoseSettings:
     held_out: DataSettings
     model: str = "small"
     start: str = ""
+    behind: float = 1.0
     epochs: int = 20
     batch: int = 64
     optimiser: str = "adamw"
@@ -88,6 +91,8 @@ class PoseSettings:
         for name in ("epochs", "batch", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.behind <= 1:
+            raise ValueError(f"behind must be from 0 to 1, got {self.behind}")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must be from 0 to below 1, got {self.average}")
 
