@@ -148,6 +148,34 @@ def test_branches_in_one_call_are_branches_one_by_one(kept_bytes):
         assert_close(a, b, 1e-4)
 
 
+def test_every_way_of_differentiating_a_branch():
+    """The gradients of offsets and masks are written into one tensor, or joined where they are differentiated again."""
+    branch = Branch(*(layer.double() for layer in next(branches())))
+    input, features = torch.randn(2, 3, 7, 8).double(), torch.randn(2, 8, 7, 8).double()
+    leaves = [input.requires_grad_(), features.requires_grad_(), *(p for layer in branch for p in layer.parameters())]
+    grad_output = torch.randn(2, 3, 7, 8).double()
+
+    def published(input, features):
+        return branch.deform(input, branch.offset(features), branch.mask(features))
+
+    def gradients(output):
+        again = torch.autograd.grad(output, leaves, grad_output, create_graph=True)
+        both = torch.stack((grad_output, -grad_output))
+        batched = torch.autograd.grad(output, leaves, both, is_grads_batched=True, retain_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in again), leaves[:-1], retain_graph=True)
+        some = torch.autograd.grad(output, features, grad_output, retain_graph=True)
+        return *again, *batched, *second, *some, *torch.autograd.grad(output, leaves, grad_output)
+
+    ours, plain = predicted_deform_conv2d(input, features, branch), published(input, features)
+    for a, b in zip(gradients(ours), gradients(plain), strict=True):
+        assert_close(a, b, 1e-10)
+    of_features = [
+        torch.func.grad(lambda f, way=way: way(input, f).square().sum())(features)
+        for way in (lambda x, f: predicted_deform_conv2d(x, f, branch), published)
+    ]
+    assert_close(of_features[0], of_features[1], 1e-10)
+
+
 def test_offsets_follow_the_parameters_as_they_are():
     branch = next(branches())
     input, features = torch.randn(1, 3, 16, 17), torch.randn(1, 8, 16, 17)

@@ -78,8 +78,8 @@ FLEXOR_INLINE void add_corners(Vec<T>* v, const int32_t* corner, T* grad) {
   }
 }
 
-// Lanes are pixels; sums [4][pixel]. The input gradient is kept by corner, [cell][4]: one sum a sample in place of four,
-// and samples side by side do not wait for each other's; see join_corners.
+// Lanes are pixels; sums [4][pixel]. The input gradient is kept by corner, [cell][4]: one sum a sample in place of
+// four, and samples side by side do not wait for each other's; see join_corners.
 template <class T>
 inline void resample_pixels(const T* source, T* grad, int64_t row, const Plan<T>& plan, int64_t rows, T* column,
                             T* sums, bool add) {
@@ -107,8 +107,8 @@ inline void join_corners(const Geometry& g, const T* corners, T* grad) {
   const int64_t row = g.padded_width;
   for (int64_t y = 1; y <= g.height; ++y)
     for (int64_t i = y * row + 1; i <= y * row + g.width; ++i)
-      grad[i] = (corners[4 * i] + corners[4 * (i - 1) + 1]) +
-                (corners[4 * (i - row) + 2] + corners[4 * (i - row - 1) + 3]);
+      grad[i] =
+          (corners[4 * i] + corners[4 * (i - 1) + 1]) + (corners[4 * (i - row) + 2] + corners[4 * (i - row - 1) + 3]);
 }
 
 template <class T>
