@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flexor.nn import DeformConv2d, ModulatedDeformConv2d
-from flexor.ops._steered_deform import steered_deform_conv2d
 
 
 class Branch(NamedTuple):
@@ -39,9 +38,6 @@ def predicted_deform_conv2d(input: Tensor, features: Tensor, branch: Branch) -> 
     weight = torch.cat((offset.weight, mask.weight))
     bias = None if offset.bias is None or mask.bias is None else torch.cat((offset.bias, mask.bias))
     predicted = offset._conv_forward(features, weight, bias)
-    if predicted.requires_grad:
-        place = deform.stride, deform.padding, deform.dilation
-        return steered_deform_conv2d(input, predicted, offset.out_channels, deform.weight, deform.bias, *place)
     offsets, masks = predicted.split((offset.out_channels, mask.out_channels), 1)
     return deform(input, offsets, masks)
 
