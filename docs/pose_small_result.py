@@ -2,9 +2,9 @@
 """The card of the small pose model, and the table in docs/pose_small.md that is made from it.
 
 python docs/pose_small_result.py                       the table, from the committed card
-python docs/pose_small_result.py FOLDER [NAME=ANNOTATIONS:IMAGES ...]
-    FOLDER: --out of flexor pose train; takes the weights, measures them, also on the real frames that are named, and
-    draws the pictures.
+python docs/pose_small_result.py FIRST SECOND [NAME=ANNOTATIONS:IMAGES ...]
+    FIRST, SECOND: --out of flexor pose train with small_first.toml and small.toml; takes the second's weights, measures
+    them, also on the real frames that are named, and draws the pictures.
 """
 
 from __future__ import annotations
@@ -50,17 +50,18 @@ CANNOT = (
     "It takes one person in a box. It finds nobody by itself, and where two people share a box it may mix them up.",
     "Crops of 96 x 128 pixels: hands, feet and faces are a few pixels; do not measure fine motion with it.",
     "Its scores rank joints; they are no probabilities. Joints outside the picture or well hidden are guesses.",
+    "People seen from behind are taken for people who face the camera: their left and right joints change places.",
     "Poses far from the training's, lying or upside down, are found less often; so are people who are cut off.",
     "It says nothing about who somebody is, and was made to say nothing about it.",
 )
 
 
-def main(folder: Path | None, real: list[str]) -> None:
-    """Write the card if there is a folder to take it from, and the document's table."""
+def main(folders: list[Path], real: list[str]) -> None:
+    """Write the card if there are folders to take it from, and the document's table."""
     torch.set_num_threads(1)
-    if folder is not None:
-        shutil.copyfile(folder / "weights.safetensors", WEIGHTS)
-        CARD.write_text(json.dumps(card(folder, real), indent=1) + "\n")
+    if folders:
+        shutil.copyfile(folders[-1] / "weights.safetensors", WEIGHTS)
+        CARD.write_text(json.dumps(card(folders, real), indent=1) + "\n")
     text = f"<!-- card:start -->\n{tables(json.loads(CARD.read_text()))}\n<!-- card:end -->"
     document, count = re.subn(
         "<!-- card:start -->.*?<!-- card:end -->", lambda _: text, DOCUMENT.read_text(), flags=re.DOTALL
@@ -70,9 +71,10 @@ def main(folder: Path | None, real: list[str]) -> None:
     DOCUMENT.write_text(document)
 
 
-def card(folder: Path, real: list[str]) -> dict[str, Any]:
+def card(folders: list[Path], real: list[str]) -> dict[str, Any]:
     """What is known of the weights."""
-    metrics = json.loads((folder / "metrics.json").read_text())
+    runs = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    folder = folders[-1]
     model = small()
     load_weights(model, WEIGHTS, "small")
     model.eval()
@@ -89,14 +91,17 @@ def card(folder: Path, real: list[str]) -> dict[str, Any]:
         "joints": HOW.skeleton.name,
         "bytes": WEIGHTS.stat().st_size,
         "sha256": hashlib.sha256(WEIGHTS.read_bytes()).hexdigest(),
-        "settings": metrics["settings"],
-        "training": {
-            "people": metrics["data"]["people"],
-            "seen": metrics["history"][-1]["people"],
-            "cpu_seconds": metrics["cpu_seconds"],
-            "torch": metrics["torch"],
-            "pck_by_epoch": [round(entry["pck"], 4) for entry in metrics["history"]],
-        },
+        "runs": [
+            {
+                "settings": run["settings"],
+                "people": run["data"]["people"],
+                "seen": run["history"][-1]["people"],
+                "cpu_seconds": run["cpu_seconds"],
+                "torch": run["torch"],
+                "pck_by_epoch": [round(entry["pck"], 4) for entry in run["history"]],
+            }
+            for run in runs
+        ],
         "trained_on": [dict(zip(("package", "from", "what", "terms"), row, strict=True)) for row in TRAINED_ON],
         "held_out": {"motions": list(HELD_OUT), **measured(held, found)},
         "real": [measure_real(model, argument) for argument in real],
@@ -194,7 +199,8 @@ def draw(people: CocoKeypoints, found: Found | None, name: str, across: int = 8,
 
 def tables(content: dict[str, Any]) -> str:
     """The card as Markdown."""
-    held, training = content["held_out"], content["training"]
+    held, runs = content["held_out"], content["runs"]
+    seen, seconds = (sum(run[key] for run in runs) for key in ("seen", "cpu_seconds"))
     height, width = content["input_size"]
     lines = [
         "| people, in their annotated boxes | images | people | joints | PCK@0.2, % | OKS-AP, % | AP50, % |",
@@ -210,8 +216,8 @@ def tables(content: dict[str, Any]) -> str:
         rows.append(f"| {name} | {' | '.join(f'{100 * rate:.0f}' for rate in rates)} |")
     facts = (
         f"{content['parameters']:,} parameters, {content['bytes'] / 1e6:.1f} MB, input {height}x{width}, "
-        f"{content['crops_per_second']:.0f} crops a second on one core. Trained on {training['people']:,} rendered "
-        f"people, seen {training['seen']:,} times, in {training['cpu_seconds'] / 60:.0f} minutes of one core."
+        f"{content['crops_per_second']:.0f} crops a second on one core. Trained on {runs[0]['people']:,} rendered "
+        f"people, {seen:,} crops of them, in {seconds / 60:.0f} minutes of one core."
     )
     cannot = "\n".join(f"* {line}" for line in content["cannot"])
     data = ["| package | from | what | terms |", "|---|---|---|---|"]
@@ -225,4 +231,4 @@ def ap(value: float) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None, sys.argv[2:])
+    main([Path(name) for name in sys.argv[1:3]], sys.argv[3:])
