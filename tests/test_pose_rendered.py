@@ -46,7 +46,7 @@ def test_poses_stay_within_a_body():
     np.testing.assert_array_equal(again, poses[0])
     left, right = TURNS.index("left_elbow"), TURNS.index("right_elbow")
     assert mirrored(poses[0])[left, 0] == poses[0][right, 0]
-    assert 1 < np.rad2deg(np.abs(moved(poses[0], rng, 9.0) - poses[0]).max()) and (
+    assert np.rad2deg(np.abs(moved(poses[0], rng, 9.0) - poses[0]).max()) > 1 and (
         moved(poses[0], rng, 0.0) is not None
     )
     np.testing.assert_allclose(moved(poses[0] * 0.1, rng, 0.0), poses[0] * 0.1, atol=1e-12)

@@ -41,7 +41,7 @@ class PoseSettings:
     Args:
         train, held_out: the people. Nothing is chosen by those that are held out.
         model: a name of `flexor.models.pose.recipes()`.
-        start: weights to start from, as `flexor pose run` reads them, relative to the configuration file; "" draws them.
+        start: weights to start from, as `flexor pose run` reads them, relative to the configuration; "" draws them.
         behind: share of those seen from behind who are trained on. Small networks need long to tell both sides of a
             back from those of a front, and until then put the joints of both sides between them.
         epochs: passes over the people.
