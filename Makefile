@@ -46,7 +46,7 @@ demo: $(VENV)/.clips  ## Align frames of a real clip, find the poses in it, enco
 	$(BIN)/flexor align --video "$$(cat $<)/$(DEMO_CLIP)" --frames $(DEMO_FRAMES) --out $(DEMO_OUT) --preview
 	$(BIN)/flexor pose "$$(cat $<)/$(DEMO_CLIP)" --boxes $(DEMO_BOXES) --frames 137 --out $(DEMO_OUT)/pose
 	$(BIN)/flexor hevc encode $(DEMO_SCREEN) $(DEMO_OUT)/screen.hevc --qp 32
-	$(BIN)/flexor hevc compare $(DEMO_SCREEN) --variants off,explicit --peers none --report $(DEMO_OUT)/screen.html
+	$(BIN)/flexor hevc compare $(DEMO_SCREEN) --variants off,explicit --peers none --qp 27,32,37,42 --report $(DEMO_OUT)/screen.html
 
 test: $(VENV)/.built $(VENV)/.test  ## Every test; those of the GPU code run in Triton's interpreter
 	$(BIN)/python -m pytest tests --numprocesses auto --dist loadfile
