@@ -24,17 +24,10 @@ from flexor.models.mocap import PARENTS, load_clips
 from lift_motions import write_folder
 from typer.testing import CliRunner
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GRADIENTS = Path(__file__).with_name("lift_gradients.py")
 SMALL = ["--models", "dgridconv:4,martinez:8", "--epochs", 2, "--poses", 40, "--batch", 20]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """So small a network gains nothing from a second one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

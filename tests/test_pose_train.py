@@ -27,6 +27,8 @@ from flexor.models.pose.weights import WeightsError, load_weights, read_weights
 from pose_people import write_people
 from typer.testing import CliRunner
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PEOPLE = Path(__file__).with_name("pose_people.py")
 SMALL = recipe("small")
 SIZE = replace(SMALL, input_size=(64, 64))
@@ -34,14 +36,6 @@ QUICK = PoseSettings(
     DataSettings(), DataSettings(), epochs=2, batch=8, rate=3e-3, warm_up=2, average=0.8, loss="cross_entropy",
     sigma=1.5, save_every=3, augmentation=Augmentation(rotation=10, scale=0.1, colour=0.2, gap=0.2),
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -35,16 +35,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = ["--epochs", 2, "--steps", 2, "--width", 4, "--levels", 2, "--threads", 1]
 SMALL = CompletionSettings(width=4, levels=2, epochs=2, steps=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def room(seed=0, count=12000, side=2.4):

@@ -7,11 +7,12 @@ by convolutions of their own, `torchvision.ops.deform_conv2d`, a warp by grid_sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from flexor.models.pose.dcpose import DCPose
 from flexor.models.pose.fami_pose import FAMIPose
@@ -114,12 +115,7 @@ def recorded_convolutions(model: nn.Module, run: Callable[[], object]) -> list[t
         for module in model.modules()
         if isinstance(module, nn.Conv2d)
     ]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    _run_hooked(run, hooks)
     return found
 
 
@@ -127,18 +123,21 @@ def multiply_adds(model: nn.Module, run: Callable[[], object]) -> int:
     """Of the convolutions, deformable ones and matrix products that `run` calls in the model."""
     total = 0
 
-    def count(module: nn.Module, _: object, output: Tensor) -> None:
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        transposed = isinstance(module, nn.ConvTranspose2d)
-        size = output if not transposed else _[0]  # type: ignore[index]
+        size = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
         total += module.weight.numel() * size.shape[0] * size[0, 0].numel()
 
     layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, TorchvisionDeform)
     hooks = [module.register_forward_hook(count) for module in model.modules() if isinstance(module, layers)]
+    _run_hooked(run, hooks)
+    return total
+
+
+def _run_hooked(run: Callable[[], object], hooks: Sequence[RemovableHandle]) -> None:
     try:
         with torch.no_grad():
             run()
     finally:
         for hook in hooks:
             hook.remove()
-    return total

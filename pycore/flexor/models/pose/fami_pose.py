@@ -15,6 +15,7 @@ from ._checks import check_images, check_joints
 from .conv_norm import Chain, ConvNorm
 from .frozen import OnBackbone
 from .hrnet import hrnet_w48
+from .inference import by_winograd
 from .mutual_information import DIVERGENCES, Divergence, information_terms
 from .predicted_deform import Branch, predicted_deform_conv2d
 from .resnet import BasicBlock
@@ -158,11 +159,8 @@ class FAMIPose(OnBackbone):
 
 def _blocks(inputs: int, outputs: int, blocks: int) -> Chain:
     """So many residual blocks in a row, the first of which changes the channels."""
-    chain = [BasicBlock(inputs, outputs), *(BasicBlock(outputs, outputs) for _ in range(blocks - 1))]
-    for block, channels in zip(chain, (inputs, outputs, outputs), strict=False):
-        block.conv1 = Conv3x3(channels, outputs, bias=False)
-        block.conv2 = Conv3x3(outputs, outputs, bias=False)
-    return Chain(*chain)
+    rest = (BasicBlock(outputs, outputs) for _ in range(blocks - 1))
+    return by_winograd(Chain(BasicBlock(inputs, outputs), *rest))
 
 
 def _steering_conv(outputs: int) -> nn.ModuleDict:

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ...nn import Conv3x3
 
-__all__ = ["for_inference"]
+__all__ = ["by_winograd", "for_inference"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -49,10 +49,19 @@ def for_inference(model: Model) -> Model:
                 continue
             setattr(module, name, fuse_conv_bn_eval(conv, norm, isinstance(conv, nn.ConvTranspose2d)))
             setattr(module, after, nn.Identity())
+    return by_winograd(fast)
+
+
+def by_winograd(model: Model) -> Model:
+    """The model itself, after its 3x3 convolutions that keep the size became `flexor.nn.Conv3x3`, parameters kept."""
+    for module in list(model.modules()):
         for name, conv in list(module.named_children()):
-            if _keeps_size(conv):
-                setattr(module, name, _by_winograd(conv))
-    return fast
+            if not _keeps_size(conv):
+                continue
+            fast = Conv3x3(conv.in_channels, conv.out_channels, conv.dilation[0], conv.bias is not None)
+            fast.weight, fast.bias = conv.weight, conv.bias
+            setattr(module, name, fast.train(conv.training))
+    return model
 
 
 def _keeps_size(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -64,12 +73,6 @@ def _keeps_size(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
         and conv.padding_mode == "zeros"
         and conv.groups == 1
     )
-
-
-def _by_winograd(conv: nn.Conv2d) -> Conv3x3:
-    fast = Conv3x3(conv.in_channels, conv.out_channels, conv.dilation[0], conv.bias is not None)
-    fast.weight, fast.bias = conv.weight, conv.bias
-    return fast.eval()
 
 
 def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
