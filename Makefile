@@ -44,6 +44,7 @@ build: $(VENV)/.built  ## Environment in .venv and compiled package, rebuilt whe
 demo: $(VENV)/.clips  ## Align frames of a real clip, find the poses in it, encode a real screenshot, show the results
 	$(BIN)/flexor info
 	$(BIN)/flexor align --video "$$(cat $<)/$(DEMO_CLIP)" --frames $(DEMO_FRAMES) --out $(DEMO_OUT) --preview
+	@rm -rf $(DEMO_OUT)/pose  # else it goes on where the demo before ended
 	$(BIN)/flexor pose "$$(cat $<)/$(DEMO_CLIP)" --boxes $(DEMO_BOXES) --frames 137 --out $(DEMO_OUT)/pose
 	$(BIN)/flexor hevc encode $(DEMO_SCREEN) $(DEMO_OUT)/screen.hevc --qp 32
 	$(BIN)/flexor hevc compare $(DEMO_SCREEN) --variants off,explicit --peers none --qp 27,32,37,42 --report $(DEMO_OUT)/screen.html
